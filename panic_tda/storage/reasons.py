@@ -58,7 +58,7 @@ def explain_error(error: Exception, path: Path | None, busy_seconds: float) -> s
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
         shown = f" ({name})" if name.startswith("SQLITE_IOERR") else ""
         return (
-            f"{message}{shown}; the file or its disk is damaged: use an earlier copy, or save what can "
+            f"{message}{shown}; the file is damaged, or its disk is: use an earlier copy, or save what can "
             "be read with the command .recover of the sqlite3 shell"
         )
     return message

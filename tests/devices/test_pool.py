@@ -33,22 +33,22 @@ def nothing_is_left_running() -> Iterator[None]:
     assert set(psutil.Process().children()) == before
 
 
-class Heard:
+class RecordingListener:
     """Progress listener that records all calls."""
 
     def __init__(self, name: str = "first") -> None:
         self.name = name
-        self.said: list[tuple[str, Any]] = []
-        self.others: list[Heard] = []
+        self.calls: list[tuple[str, Any]] = []
+        self.others: list[RecordingListener] = []
 
     def phase(self, name: str, total: float | None = None) -> None:
-        self.said.append((name, total))
+        self.calls.append((name, total))
 
     def advance(self, amount: float) -> None:
-        self.said.append(("+", amount))
+        self.calls.append(("+", amount))
 
-    def branch(self) -> Heard:
-        self.others.append(Heard(f"other {len(self.others)}"))
+    def branch(self) -> RecordingListener:
+        self.others.append(RecordingListener(f"other {len(self.others)}"))
         return self.others[-1]
 
 
@@ -115,11 +115,11 @@ def test_printing_and_reading_in_a_task_does_not_touch_the_pipes(capfd: pytest.C
 
 
 def test_log_lines_of_each_process_have_its_name() -> None:
-    heard = Heard()
+    heard = RecordingListener()
     run_on_devices(tell, [("square", number) for number in range(3)], ONE, heard)
-    assert heard.said == []
+    assert heard.calls == []
     (receiver,) = heard.others
-    assert receiver.said == [("device 0: square", 2), ("", None)] * 3
+    assert receiver.calls == [("device 0: square", 2), ("", None)] * 3
 
 
 def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
@@ -140,14 +140,14 @@ def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
 def interrupt_after(place: Path, asleep: int) -> Any:
     """Return a listener that interrupts the caller when a number of processes sleep."""
 
-    class Interrupting(Heard):
+    class Interrupting(RecordingListener):
         def phase(self, name: str, total: float | None = None) -> None:
             super().phase(name, total)
-            if name and len(self.said) == asleep:
+            if name and len(self.calls) == asleep:
                 wait_for(lambda: len(list(place.glob("asleep-*"))) == asleep)
                 raise KeyboardInterrupt
 
-        def branch(self) -> Heard:
+        def branch(self) -> RecordingListener:
             return self
 
     return Interrupting()

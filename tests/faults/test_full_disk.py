@@ -114,7 +114,7 @@ def test_a_result_on_a_full_disk_is_written_to_another_folder(
     (pending_file,) = pending.find_pending(database)
     assert pending_file.parent == temporary_folder
     assert re.search(
-        rf"is full: in {re.escape(str(folder))}, 0 MiB are free.*saving takes up to .* MiB", outcome.reason
+        rf"is full: in {re.escape(str(folder))}, 0 MiB are free.*saving needs up to .* MiB", outcome.reason
     )
     assert f"the result is kept in {pending_file}" in str(outcome.reason)
     assert snapshot(path) == before

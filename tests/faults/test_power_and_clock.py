@@ -38,26 +38,26 @@ class Disk:
     """Record calls of fsync and rename, and perform them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         fsync, replace = os.fsync, os.replace
 
         def see_fsync(file: int) -> None:
-            self.seen.append(("sync", os.readlink(f"/proc/self/fd/{file}")))
+            self.events.append(("sync", os.readlink(f"/proc/self/fd/{file}")))
             fsync(file)
 
         def see_replace(source: str | Path, target: str | Path) -> None:
-            self.seen.append(("rename", str(source)))
+            self.events.append(("rename", str(source)))
             replace(source, target)
-            self.seen.append(("renamed", str(target)))
+            self.events.append(("renamed", str(target)))
 
         monkeypatch.setattr(os, "fsync", see_fsync)
         monkeypatch.setattr(os, "replace", see_replace)
 
     def outlasts(self, path: Path) -> bool:
         """Return whether the content was synced before the rename, and the folder after it."""
-        at = self.seen.index(("renamed", str(path)))
-        source = self.seen[at - 1][1]
-        return ("sync", source) in self.seen[:at] and ("sync", str(path.parent)) in self.seen[at:]
+        at = self.events.index(("renamed", str(path)))
+        source = self.events[at - 1][1]
+        return ("sync", source) in self.events[:at] and ("sync", str(path.parent)) in self.events[at:]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc that names open files")
@@ -74,7 +74,7 @@ def test_a_file_is_renamed_after_it_is_on_the_disk(
     assert disk.outlasts(checkpoint.folder / "state.state")
     assert disk.outlasts(checkpoint.folder / "checkpoint.json")
     # So is the folder that was made for them, in its own.
-    assert ("sync", str(root)) in disk.seen
+    assert ("sync", str(root)) in disk.events
     with replacing(tmp_path / "rows.csv") as exported:
         exported.write(b"1")
     assert disk.outlasts(tmp_path / "rows.csv")

@@ -46,7 +46,7 @@ def test_a_limit_of_file_sizes_is_named_and_nothing_is_changed(upgraded: MakeFil
     assert process.returncode == 1
     last = process.stderr.strip().splitlines()[-1]
     assert "panic_tda.errors.DatabaseError" in last
-    assert "those of this process may have 1 MiB (ulimit -f)" in last
+    assert "the files of this process are limited to 1 MiB (ulimit -f)" in last
     assert "damaged" not in last
     assert snapshot(file.path) == before
 

@@ -68,7 +68,7 @@ class Scanner:
         self, rows: Int32Array, merge_heights: FloatArray, cores: FloatArray
     ) -> Iterator[ImprovingEdges]:
         """Find the improving edges of one tile."""
-        # The gap before the first row belongs to the pairs with the tiles before.
+        # The merge height before the first row belongs to the pairs with the tiles before.
         finite = np.where(np.isfinite(merge_heights), merge_heights, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
         for first, products in self._strips(rows):
