@@ -234,7 +234,7 @@ def test_a_sampled_clustering_shows_the_distance_between_steps(tmp_path: Path) -
 def test_a_clustering_whose_runs_were_deleted_is_reported(path: Path) -> None:
     with opened(path) as connection:
         connection.execute("DELETE FROM embeddingcluster")
-    assert "All runs of this clustering were deleted." in invoke("--db", path).stdout
+    assert "No run has a step left in this clustering." in invoke("--db", path).stdout
     assert read_json("--db", path, "--runs")["groups"] == []
 
 

@@ -86,7 +86,7 @@ def trajectories_text(
     narrow = min(width, PIPE_COLUMNS)
     parts = [f"{paragraph(head, narrow)}\n{paragraph(f'Times are output steps{apart}.', narrow)}"]
     if not study.runs:
-        return "\n\n".join([*parts, "All runs of this clustering were deleted."])
+        return "\n\n".join([*parts, "No run has a step left in this clustering."])
     names = list(study.groups[0].group)
     heads = [Column(name, elastic=True) for name in names]
     # A long prompt must not displace the numbers.

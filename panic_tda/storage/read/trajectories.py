@@ -162,7 +162,7 @@ def read_steps(
     )
     if len(rows) < len(labels):
         _log.warning(
-            "%d of %d assignments belong to no step of a run, because rows were deleted, and are left out",
+            "%d of %d assignments belong to no step of a run and are left out",
             len(labels) - len(rows),
             len(labels),
         )
