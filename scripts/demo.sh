@@ -14,7 +14,7 @@ $tda show-clustering latest --limit 5
 # The report needs the extra [report].
 if .venv/bin/python -P -c 'import jinja2, PIL' 2>/dev/null; then
     $tda report-clustering latest --model MiniLM -o db/demo.html --force --quiet
-    echo "The report of MiniLM's clustering lies in $PWD/db/demo.html; open it in a browser."
+    echo "The report of MiniLM's clustering is in $PWD/db/demo.html; open it in a browser."
 else
     echo "No report: it needs the extra, .venv/bin/python -m pip install -e '.[report]' in $PWD."
 fi

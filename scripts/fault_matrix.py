@@ -28,11 +28,11 @@ from tests.faults.runs import (  # noqa: E402 (the tests are not installed)
     STAGES,
     Run,
     Stage,
-    left_over,
+    find_leftover_files,
     longest,
     make_template,
     prepared,
-    require_whole,
+    require_complete,
     run,
 )
 
@@ -77,7 +77,7 @@ def disturb(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[str
         undisturbed = run(path, stage.words)
         if undisturbed.code:
             return [f"{name}: undisturbed it exits {undisturbed.code}: {undisturbed.stderr}"], 0.0
-        require_whole(path)
+        require_complete(path)
         expected = stage.outcome(path)
     print(f"{name}: undisturbed {undisturbed.seconds:.1f} s", flush=True)
     numbers = [signal.SIGKILL] * args.kills + [
@@ -126,7 +126,7 @@ def check(stage: Stage, path: Path, result: Run, number: signal.Signals, expecte
                 f", {result.seconds - result.signalled:.2f} s after the signal, of which "
                 f"{result.cpu_seconds - result.cpu_signalled:.2f} s of processor time"
             )
-    n_whole = require_whole(path)
+    n_whole = require_complete(path)
     # SIGKILL during saving leaves no pending file; an exit during saving leaves one.
     for pending in path.parent.glob(f"{path.name}.pending-*.arrow"):
         assert number in CODES, "a kill kept a result"
@@ -135,9 +135,9 @@ def check(stage: Stage, path: Path, result: Run, number: signal.Signals, expecte
         status += ", kept and saved"
     completed = run(path, stage.words)
     assert completed.code == 0, f"the run after it exits {completed.code}: {completed.stderr}"
-    require_whole(path)
+    require_complete(path)
     assert stage.outcome(path) == expected, "the run after it came to something else"
-    leftovers = [name for name in left_over(path) if name != "import.parquet"]
+    leftovers = [name for name in find_leftover_files(path) if name != "import.parquet"]
     assert not leftovers, f"left over: {leftovers}"
     return f"{status}; {n_whole} whole clusterings, then completed"
 

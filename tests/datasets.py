@@ -118,7 +118,7 @@ def duplicates() -> Float32Array:
 
 
 def near_copies() -> Float32Array:
-    """Piles whose rows differ by less than the distance floor, and a sparse surrounding."""
+    """Groups of rows closer than the distance floor, and a sparse surrounding."""
     generator = np.random.default_rng(10)
     piles = np.repeat(caps(generator, [1] * 4, 8, 0.0), [25, 15, 10, 3], axis=0)
     piles += generator.normal(size=piles.shape) * 1e-5

@@ -26,7 +26,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 def tell(task: tuple[str, Any], progress: Progress) -> Any:
-    """Do what the task's first word says."""
+    """Run the function that the first word of the task names."""
     word, content = task
     progress.phase(word, total=2)
     progress.advance(1)
@@ -34,7 +34,7 @@ def tell(task: tuple[str, Any], progress: Progress) -> Any:
 
 
 def give_up(task: str, progress: Progress) -> str:
-    """Begin, and say that it failed."""
+    """Begin a phase and report that it failed."""
     progress.phase(task)
     report_failure(progress)
     return task
@@ -82,7 +82,7 @@ def _warn(text: str) -> None:
 
 
 def _meet(folder: tuple[str, int, int]) -> list[str]:
-    """Wait until so many tasks are here at the same time."""
+    """Wait until a number of tasks run at the same time."""
     place, own, others = folder
     Path(place, str(own)).touch()
     wait_for(lambda: len(os.listdir(place)) >= others)
@@ -90,7 +90,7 @@ def _meet(folder: tuple[str, int, int]) -> list[str]:
 
 
 def _sleep(place: str) -> None:
-    """Say that the sleep begins; say when it was told to end."""
+    """Report the start of a sleep, and the signal that ends it."""
     try:
         Path(place, f"asleep-{os.getpid()}").touch()
         time.sleep(SECONDS)
@@ -100,13 +100,13 @@ def _sleep(place: str) -> None:
 
 
 def _stubborn(place: str) -> None:
-    """Hear no signal, like a long call into a library."""
+    """Ignore signals, like a long call into a library."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _sleep(place)
 
 
 def _chatty(place: str) -> None:
-    """Say something all the time."""
+    """Print and log continuously."""
     Path(place, f"asleep-{os.getpid()}").touch()
     for _ in range(round(SECONDS * 100)):
         _log.debug("still here")

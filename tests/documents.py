@@ -1,4 +1,4 @@
-"""The README and the pages of the handbook, and what is in them."""
+"""Read the README, the pages of the handbook, and their blocks."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ PLAIN = DumpSpec()
 
 
 def dump_tables(spec: DumpSpec = PLAIN) -> Tables:
-    """Make the four tables of a dump. A longer spec makes the same rows, and more behind them."""
+    """Make the four tables of a dump; a longer spec appends rows to the same ones."""
     network = ["ZImageTurbo", "Moondream"]
     experiment = _id(spec, 0)
     runs = [_id(spec, 1, run) for run in range(spec.runs)]
@@ -100,7 +100,7 @@ def dump_tables(spec: DumpSpec = PLAIN) -> Tables:
 
 
 def write_dump(folder: Path, tables: Tables, **options: Any) -> Path:
-    """Write the tables of a dump into a folder, which may have an older one."""
+    """Write the tables of a dump into a folder, replacing an older dump."""
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
         columns = {
@@ -112,7 +112,7 @@ def write_dump(folder: Path, tables: Tables, **options: Any) -> Path:
 
 
 def rows_where(table: Table, keep: Any) -> Table:
-    """Return the rows of a table of which a function of the row, a dict, holds."""
+    """Return the rows of a table for which a function of the row is true."""
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
     records = [row for row in rows if keep(row)]
     return {column: [row[column] for row in records] for column in table}

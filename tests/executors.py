@@ -1,4 +1,4 @@
-"""Executors for tests: results that come late, in any order and twice, and what a test does meanwhile."""
+"""Executors for tests that deliver results late, in any order and twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class ShuffledExecutor:
-    """Runs tasks in this process; their results come in random order, some of them twice.
+    """Executor that runs tasks in this process and returns results in random order, some twice.
 
     Parameters
     ----------

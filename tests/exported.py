@@ -1,4 +1,4 @@
-"""Clusterings to export, and what an export has to hold.
+"""Clusterings to export, and the rows that an export must contain.
 
 What is expected is looked up one value at a time: slow, obvious, and by no code of the package.
 """

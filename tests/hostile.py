@@ -1,4 +1,4 @@
-"""Command lines that mean harm, and what must hold after each of them."""
+"""Hostile command lines, and the checks after each of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def command_line(choose: Callable[[Sequence[Any]], Any], n_words: int) -> list[str]:
-    """Make a command line of a command's own options and arguments, most of them with words that mean harm.
+    """Make a command line of a command's options and arguments, most of them with hostile values.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def command_line(choose: Callable[[Sequence[Any]], Any], n_words: int) -> list[s
 
 
 def require_harmless(database: Path, folder: Path, words: list[str], *, also: str | None = None) -> None:
-    """Run a command line on a copy of a database; it answers, or fails in words, and loses nothing.
+    """Run a command line on a copy of a database; require an answer or an error message, and no loss.
 
     Parameters
     ----------
@@ -90,5 +90,5 @@ def require_harmless(database: Path, folder: Path, words: list[str], *, also: st
 
 
 def _fail(message: str) -> None:
-    """Fail, where only a call can."""
+    """Fail the test from an expression."""
     raise AssertionError(message)

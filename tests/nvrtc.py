@@ -1,4 +1,4 @@
-"""NVIDIA's runtime compiler, which needs no device: its library comes with a package of its own."""
+"""Load NVIDIA's runtime compiler, which needs no device, from a package of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that a test starts, watches and signals."""
+"""Start, watch and signal processes in tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 def started(
     command: Sequence[str], *, cwd: Path, env: dict[str, str], stdin: int | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a process with pipes, which hears Ctrl-C whatever ours does, and kill it in the end."""
+    """Start a process with pipes that receives Ctrl-C, and kill it at the end."""
     # Jobs of a shell's background and of some CI are started deaf to SIGINT, and so are their children;
     # what is handled, not ignored, is back at its default in a new program.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Slow, obvious oracles: the definitions themselves, in float64 on full matrices.
+"""Slow, obvious reference implementations: the definitions in float64 on full matrices.
 
 Nothing here shares code with the package. Distances are chord lengths between the rows as they are given
 (unit float32 rows), evaluated in float64.

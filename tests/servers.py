@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: databases are made from templates, and gone when their test is over."""
+"""Start a PostgreSQL server for the tests; databases are made from templates and dropped after their test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SETTINGS = {
 
 
 class Server:
-    """A server that runs, and may make databases.
+    """A running server on which databases can be created.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ class Server:
         self._connection.execute(statement)
 
     def make(self, template: str = "template1") -> str:
-        """Make a database like another one, and return its name."""
+        """Create a database from a template, and return its name."""
         name = f"panic_tda_test_{os.getpid()}_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}{self._copying}")
         return name
 
     def field_database(self, spec: FieldSpec, path: Path) -> tuple[str, FieldFacts]:
-        """Return the name of the one database that holds what a field file does, and what that is.
+        """Return the name and the facts of the template database with the rows of a field file.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Server:
 
     @contextmanager
     def database(self, template: str = "template1") -> Iterator[str]:
-        """Make a database like another one, return its URL, and drop it in the end."""
+        """Create a database from a template, yield its URL, and drop it at the end."""
         name = self.make(template)
         try:
             yield self.url_of(name)
@@ -93,14 +93,14 @@ class Server:
         return self.url.set(database=name).render_as_string(hide_password=False)
 
     def close(self) -> None:
-        """Leave nothing behind, on a server that is not ours either."""
+        """Drop all created databases, also on a server that was not started here."""
         for name, _ in self._templates.values():
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
         self._connection.close()
 
 
 class _Foreign:
-    """A connection of another program, which says what it wants as if to SQLite."""
+    """A connection of another program that accepts SQLite's placeholders."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
@@ -114,7 +114,7 @@ class _Foreign:
 
 @contextmanager
 def opened(url: str) -> Iterator[_Foreign]:
-    """Open a database where foreign keys do not hold, as in others' files; commits when the block ends."""
+    """Open a database without foreign keys, as other programs do; commit when the block ends."""
     with psycopg.connect(_plain(url)) as connection:
         connection.execute("SET session_replication_role = replica")
         # As it is stored, which is what SQLite gives.
@@ -146,7 +146,7 @@ def _plain(url: str) -> str:
 
 @contextmanager
 def started(temporary: str | None = None) -> Iterator[Server]:
-    """Give the server that PANIC_TDA_POSTGRES names, or one of our own in a temporary folder; or skip."""
+    """Yield the server of PANIC_TDA_POSTGRES, or start one in a temporary folder, or skip."""
     if url := os.environ.get("PANIC_TDA_POSTGRES"):
         server = Server(url)
         yield server

@@ -1,4 +1,4 @@
-"""Everything that is in an SQLite file, to be compared with what is in it later."""
+"""Read everything that is in an SQLite file, to compare it with a later state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @contextmanager
 def opened(target: Path | str, **options: Any) -> Iterator[Any]:
-    """Open an SQLite file: commits when the block ends, and closes the file, which sqlite3's own does not.
+    """Open an SQLite file; commit and close it when the block ends.
 
     At a URL, do the same with a database of a server.
     """

@@ -1,4 +1,4 @@
-"""A device for the tests: a real one, or a stand-in that shows where code would need one."""
+"""Provide a device for the tests: a real one, or a stand-in that is as strict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StandInOutOfMemory(MemoryError):
 
 
 class LateLane:
-    """Copies as late as it may, when somebody waits: whoever fills the buffer before has sent nonsense."""
+    """Lane that copies only when waited for, so that a buffer filled too early is detected."""
 
     def __init__(self, n_rows: int, n_features: int) -> None:
         self.buffer = np.full((n_rows, n_features), np.nan, dtype=np.float32)
@@ -43,7 +43,7 @@ class LateLane:
 
 
 class EarlyLane(LateLane):
-    """Copies at once, as a device that is faster than the database."""
+    """Lane that copies at once, like a device that is faster than the database."""
 
     def send(self, target: Any) -> None:
         super().send(target)
@@ -84,7 +84,7 @@ class StandIn:
         monkeypatch.setattr(device_memory, "_import_memory_error", lambda: StandInOutOfMemory)
 
     def empty(self, n_rows: int, n_features: int) -> StrictArray:
-        """Allocate a matrix, unless it is refused."""
+        """Allocate a matrix, or raise an out-of-memory error."""
         self.alive.append(sum(matrix() is not None for matrix in self.matrices))
         if self.refuses(n_rows, n_features):
             raise StandInOutOfMemory("the stand-in is full")
@@ -93,7 +93,7 @@ class StandIn:
         return StrictArray(memory)
 
     def allocate(self, n_rows: int, n_features: int) -> np.ndarray:
-        """Make the memory of a matrix; to be replaced where it shall be elsewhere."""
+        """Allocate the memory of a matrix; subclasses may place it elsewhere."""
         return np.full((n_rows, n_features), np.nan, dtype=np.float32)
 
     def _open(self, n_rows: int, n_features: int) -> list[LateLane]:

@@ -199,7 +199,7 @@ class _Ufunc:
         return _guarded(self._ufunc)(*args, **options)
 
     def at(self, array: StrictArray, indices: Any, values: Any = None) -> None:
-        """Work in place, one element after the other, where CuPy can: it has three of them."""
+        """Apply the function in place, element by element; CuPy supports three."""
         if self._ufunc.__name__ not in ("add", "maximum", "minimum"):
             raise TypeError(f"CuPy has no {self._ufunc.__name__}.at")
         self._ufunc.at(_unwrap(array), _index(indices), _unwrap(values))
@@ -233,7 +233,7 @@ class _Namespace:
 
 
 def _creator(function: Callable[..., Any]) -> Callable[..., StrictArray]:
-    """Making an array is how values come from host to device: NumPy arrays are welcome, and copied."""
+    """Wrap a function that creates a device array; NumPy arrays are copied."""
 
     def create(*args: Any, **options: Any) -> StrictArray:
         args = tuple(arg._host if isinstance(arg, StrictArray) else arg for arg in args)

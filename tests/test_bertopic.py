@@ -1,4 +1,4 @@
-"""The handbook's block about UMAP and BERTopic runs where both are installed.
+"""Run the handbook's block about UMAP and BERTopic where both are installed.
 
 Set PANIC_TDA_BERTOPIC to the Python of an environment with panic_tda, umap-learn and bertopic. They need
 hundreds of MiB of other packages, so that they are not among the extras.

@@ -1,4 +1,4 @@
-"""The check of a CUDA device, as far as it goes without one: on the processor, at small sizes."""
+"""Test the check of a CUDA device as far as possible without one: on the processor, at small sizes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def _commit() -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def test_rows_drawn_at_once_follow_the_law_of_those_drawn_run_by_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_drawn_at_once_have_the_distribution_of_rows_drawn_run_by_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
     import bench_data
 
@@ -156,7 +158,7 @@ def _check_gpu(tmp_path: Path, *, cupy: bool, pytest_there: bool = True, status:
     return process.returncode, process.stdout
 
 
-def test_check_gpu_takes_a_python_that_has_cupy(tmp_path: Path) -> None:
+def test_check_gpu_uses_a_python_that_has_cupy(tmp_path: Path) -> None:
     status, output = _check_gpu(tmp_path, cupy=True)
     assert status == 0
     tests, bench = re.findall(r"^asked: (.*)$", output, flags=re.MULTILINE)

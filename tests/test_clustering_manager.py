@@ -1,4 +1,4 @@
-"""The main job on databases of every kind: what is asked for is done, and nothing else is touched."""
+"""Test that clustering all data does what was requested in every database and changes nothing else."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 def others(path: Path) -> dict[str, Any]:
-    """Everything in the file but the clustering tables."""
+    """Return all rows except those of the clustering tables."""
     return dict(snapshot(path, without=CLUSTERING_TABLES))
 
 
@@ -106,18 +106,20 @@ def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
 def assignments(database: Database, clustering_id: UUID | None) -> dict[str, tuple[int, float]]:
     assert clustering_id is not None
     connection = sqlite3.connect(str(database.path))
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT embedding_id, label, probability FROM embeddingcluster "
         "JOIN clusteringresult ON key = result_key WHERE id = ?",
         (clustering_id.hex,),
     ).fetchall()
     connection.close()
-    return {identity: (label, probability) for identity, label, probability in found}
+    return {identity: (label, probability) for identity, label, probability in rows}
 
 
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_every_model_of_every_layout(upgraded: MakeFile, spec: FieldSpec, factor: int) -> None:
+def test_every_model_of_every_database_layout_is_clustered(
+    upgraded: MakeFile, spec: FieldSpec, factor: int
+) -> None:
     file = upgraded(spec)
     before = others(file.path)
     outcomes = by_model(cluster_all_data(file.database, downsample=factor))
@@ -143,15 +145,15 @@ def test_every_model_of_every_layout(upgraded: MakeFile, spec: FieldSpec, factor
         )
         with file.database.session() as session:
             for label, row in direct.medoid_indices.items():
-                found = get_medoid_invocation(label, outcome.id or "", session)
+                medoid_invocation = get_medoid_invocation(label, outcome.id or "", session)
                 invocation = sampled[row].invocation
-                assert found is not None
+                assert medoid_invocation is not None
                 assert invocation is not None
-                assert found.id == UUID(invocation.id)
+                assert medoid_invocation.id == UUID(invocation.id)
     assert sum(outcome.n_clusters for outcome in outcomes.values()) > 0
 
 
-def test_the_real_field_file(real_file: Database) -> None:
+def test_the_real_field_file_is_clustered(real_file: Database) -> None:
     assert real_file.path is not None
     before = others(real_file.path)
     outcomes = by_model(cluster_all_data(real_file))
@@ -170,34 +172,45 @@ def test_the_real_field_file(real_file: Database) -> None:
         assert len(list_clusterings(session)) == 7
 
 
-def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
+def test_stored_parameters_are_the_parameters_used(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(orphan_embeddings=2, duplicates=0.3))
-    asked = ClusteringParameters(epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
-    (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=asked, downsample=2)
+    parameters = ClusteringParameters(epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
+    (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=parameters, downsample=2)
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
-    said = summary.record.to_json()
-    assert set(said) == DESIGN_KEYS
-    assert said["cluster_selection_epsilon"] == 0.123
-    assert said["min_cluster_size"] == 2
-    assert said["keep_neighbours"] == 20
-    assert said | asdict(asked.resolve(20)) == said
-    assert (said["downsample"], said["backend"], said["exact"]) == (2, outcome.backend, outcome.exact)
-    assert (said["n_total"], said["n_sampled"], said["n_excluded"], said["n_embeddings"]) == (42, 20, 2, 20)
+    stored_parameters = summary.record.to_json()
+    assert set(stored_parameters) == DESIGN_KEYS
+    assert stored_parameters["cluster_selection_epsilon"] == 0.123
+    assert stored_parameters["min_cluster_size"] == 2
+    assert stored_parameters["keep_neighbours"] == 20
+    assert stored_parameters | asdict(parameters.resolve(20)) == stored_parameters
+    assert (stored_parameters["downsample"], stored_parameters["backend"], stored_parameters["exact"]) == (
+        2,
+        outcome.backend,
+        outcome.exact,
+    )
+    assert (
+        stored_parameters["n_total"],
+        stored_parameters["n_sampled"],
+        stored_parameters["n_excluded"],
+        stored_parameters["n_embeddings"],
+    ) == (42, 20, 2, 20)
     vectors = np.array([embedding.vector for embedding in file.facts.sample("Nomic", 2)])
-    assert said["n_unique"] == len(np.unique(vectors, axis=0))
+    assert stored_parameters["n_unique"] == len(np.unique(vectors, axis=0))
     census = take_census(file.database, 2)["Nomic"]
-    assert said["input_sha256"] == input_sha256(load_embeddings(file.database, census, downsample=2))
+    assert stored_parameters["input_sha256"] == input_sha256(
+        load_embeddings(file.database, census, downsample=2)
+    )
     # Compiling is counted where it was done.
-    assert set(said["seconds"]) - {"compile"} == {"load", "fit", "medoids"}
-    assert set(outcome.seconds) == {*said["seconds"], "save"}
+    assert set(stored_parameters["seconds"]) - {"compile"} == {"load", "fit", "medoids"}
+    assert set(outcome.seconds) == {*stored_parameters["seconds"], "save"}
     direct = hdbscan(vectors, epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
-    assert said["n_clusters"] == direct.n_clusters
+    assert stored_parameters["n_clusters"] == direct.n_clusters
     assert summary.created_at >= summary.completed_at >= summary.started_at
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 1.0])
-def test_the_epsilon_that_is_stored_is_the_one_that_decided(upgraded: MakeFile, epsilon: float) -> None:
+def test_the_stored_epsilon_is_the_epsilon_used(upgraded: MakeFile, epsilon: float) -> None:
     # In the old tables it was another one.
     file = upgraded()
     (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=ClusteringParameters(epsilon=epsilon))
@@ -210,7 +223,7 @@ def test_the_epsilon_that_is_stored_is_the_one_that_decided(upgraded: MakeFile, 
     assert [stored[identity][0] for identity in sorted(stored)] == expected
 
 
-def test_models_are_those_named_once_each_in_their_order(upgraded: MakeFile) -> None:
+def test_named_models_are_clustered_once_each_in_the_given_order(upgraded: MakeFile) -> None:
     database = upgraded(FieldSpec(dummy_rows=5)).database
     named = ["STSBMpnet", "Dummy", "STSBMpnet"]
     assert list(by_model(cluster_all_data(database, named))) == ["STSBMpnet", "Dummy"]
@@ -222,19 +235,19 @@ def test_a_new_run_never_deletes_an_old_one(upgraded: MakeFile) -> None:
     database = upgraded().database
     runs = [cluster_all_data(database, ["Nomic"])[0].id for _ in range(3)]
     with database.session() as session:
-        assert [found.id for found in list_clusterings(session)] == runs[::-1]
-        assert [found.id for found in find_clusterings(session)] == runs[-1:]
+        assert [clustering.id for clustering in list_clusterings(session)] == runs[::-1]
+        assert [clustering.id for clustering in find_clusterings(session)] == runs[-1:]
     stored = [assignments(database, run) for run in runs]
     assert stored[0] == stored[1] == stored[2]
     assert len(stored[0]) == 40
     delete_clusterings(database, [run for run in runs[1:2] if run])
     with database.session() as session:
-        assert [found.id for found in list_clusterings(session)] == [runs[2], runs[0]]
+        assert [clustering.id for clustering in list_clusterings(session)] == [runs[2], runs[0]]
     assert assignments(database, runs[1]) == {}
 
 
 @pytest.mark.parametrize("kind", ["null", "short", "nan", "infinite", "zero"])
-def test_bad_vectors_fail_their_model_and_no_other(upgraded: MakeFile, kind: str) -> None:
+def test_invalid_vectors_fail_their_own_model_only(upgraded: MakeFile, kind: str) -> None:
     file = upgraded(FieldSpec(**{f"{kind}_vectors": 3}))  # type: ignore[arg-type]
     outcomes = by_model(cluster_all_data(file.database))
     failed = outcomes["Nomic"]
@@ -245,7 +258,7 @@ def test_bad_vectors_fail_their_model_and_no_other(upgraded: MakeFile, kind: str
         assert str(UUID(bad)) in failed.reason
     assert outcomes["STSBMpnet"].status == CLUSTERED
     with file.database.session() as session:
-        assert [found.embedding_model for found in list_clusterings(session)] == ["STSBMpnet"]
+        assert [clustering.embedding_model for clustering in list_clusterings(session)] == ["STSBMpnet"]
 
     outcomes = by_model(cluster_all_data(file.database, skip_invalid=True))
     assert outcomes["Nomic"].status == CLUSTERED
@@ -315,7 +328,8 @@ def test_repeated_embeddings_are_counted_in_a_warning(
     assert outcomes["Nomic"].n_embeddings == 44
     warned = [record.getMessage() for record in caplog.records if "of an invocation" in record.getMessage()]
     assert warned == [
-        "Nomic: 4 of 44 embeddings are of an invocation that has one of this model already; each counts"
+        "Nomic: 4 of 44 embeddings are of an invocation that has another embedding of this model; "
+        "all are clustered"
     ]
     assert "of images" not in caplog.text
 
@@ -338,17 +352,17 @@ def test_images_among_the_texts_of_a_model_are_counted_in_a_warning(
     assert "of an invocation" not in caplog.text
 
 
-def test_an_unexpected_failure_of_one_model_costs_no_other(
+def test_an_unexpected_failure_of_one_model_leaves_the_others_saved(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
-    whole = clustering_manager.cluster_rows
+    cluster_rows = clustering_manager.cluster_rows
     errors = iter([ZeroDivisionError("division by zero"), MemoryError("12 GiB"), None])
 
     def failing(*arguments: Any, **options: Any) -> Any:
         if error := next(errors):
             raise error
-        return whole(*arguments, **options)
+        return cluster_rows(*arguments, **options)
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", failing)
     with caplog.at_level(logging.DEBUG, "panic_tda"):
@@ -372,7 +386,7 @@ def test_models_with_fewer_than_two_usable_rows_are_skipped(
     assert outcomes["Nomic"].status == CLUSTERED
 
 
-def test_a_model_that_skipping_leaves_empty_is_skipped(upgraded: MakeFile) -> None:
+def test_a_model_without_rows_after_skipping_is_skipped(upgraded: MakeFile) -> None:
     for number, kind in enumerate(("null", "nan")):
         spec = FieldSpec(runs=1, **{f"{kind}_vectors": 9})  # type: ignore[arg-type]
         file = upgraded(spec, f"{number}.sqlite")
@@ -382,14 +396,14 @@ def test_a_model_that_skipping_leaves_empty_is_skipped(upgraded: MakeFile) -> No
         assert outcomes["STSBMpnet"].status == CLUSTERED
 
 
-def test_two_rows_are_enough(upgraded: MakeFile) -> None:
+def test_two_rows_can_be_clustered(upgraded: MakeFile) -> None:
     outcomes = by_model(cluster_all_data(upgraded(FieldSpec(dummy_rows=2)).database))
     assert outcomes["Dummy"].status == CLUSTERED
     assert outcomes["Dummy"].n_embeddings == 2
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(9, False), (10, True), (1000, True)])
-def test_a_factor_beyond_the_runs_says_so(
+def test_a_factor_longer_than_every_run_is_warned_about(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture, factor: int, warned: bool
 ) -> None:
     file = upgraded()
@@ -423,7 +437,7 @@ def test_the_log_has_the_figures_of_every_model(upgraded: MakeFile, caplog: pyte
         ({"downsample": -3}, InvalidParameter, "downsample must be"),
     ],
 )
-def test_what_cannot_be_asked_changes_nothing(
+def test_invalid_requests_change_nothing(
     upgraded: MakeFile, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     file = upgraded()
@@ -433,7 +447,7 @@ def test_what_cannot_be_asked_changes_nothing(
     assert snapshot(file.path) == before
 
 
-def test_files_that_cannot_be_clustered(tmp_path: Path) -> None:
+def test_files_that_cannot_be_clustered_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match=r"no database at .*nowhere\.sqlite"):
         cluster_all_data(tmp_path / "nowhere.sqlite")
     assert list(tmp_path.glob("nowhere*")) == []
@@ -470,11 +484,11 @@ def test_a_locked_file_is_refused_before_computing(
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Do something to the database while the rows are being clustered."""
-    whole = clustering_manager.cluster_rows
+    cluster_rows = clustering_manager.cluster_rows
 
     def during(*arguments: Any, **options: Any) -> Any:
         act()
-        return whole(*arguments, **options)
+        return cluster_rows(*arguments, **options)
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", during)
 
@@ -500,7 +514,7 @@ def test_no_connection_is_open_while_computing(upgraded: MakeFile, monkeypatch: 
     assert [path for path in open_files if path.startswith(str(file.path))] == []
 
 
-def test_an_embedding_deleted_meanwhile_costs_the_saving_and_not_the_result(
+def test_an_embedding_deleted_during_the_fit_makes_the_result_a_pending_file(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
@@ -526,7 +540,7 @@ def test_an_embedding_deleted_meanwhile_costs_the_saving_and_not_the_result(
     assert {identity: label for identity, (label, _) in stored.items()} == expected
 
 
-def test_a_lock_while_saving_costs_the_saving_and_not_the_result(
+def test_a_lock_during_saving_makes_the_result_a_pending_file(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
@@ -562,7 +576,7 @@ print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
 
 
 def cluster_with_limit(file: UpgradedFile, folder: Path, limit: int) -> ModelOutcome:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LIMITED, str(file.path), str(limit)],
         cwd=REPOSITORY,
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
@@ -571,8 +585,8 @@ def cluster_with_limit(file: UpgradedFile, folder: Path, limit: int) -> ModelOut
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    (outcome,) = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    (outcome,) = json.loads(process.stdout)
     return ModelOutcome(**outcome)
 
 
@@ -581,7 +595,7 @@ def large(upgraded: MakeFile) -> UpgradedFile:
     return upgraded(FieldSpec(runs=40, length=100, text_models=("Nomic",), dimensions=4, image_bytes=8))
 
 
-def test_a_disk_that_is_full_while_saving_costs_the_saving_and_not_the_result(
+def test_a_disk_that_is_full_during_saving_makes_the_result_a_pending_file(
     large: UpgradedFile, temporary_folder: Path
 ) -> None:
     before = snapshot(large.path)
@@ -602,18 +616,20 @@ def test_a_disk_that_is_full_while_saving_costs_the_saving_and_not_the_result(
     assert str(saved.id.hex) in row
 
 
-def test_a_disk_without_any_room_says_both(large: UpgradedFile, temporary_folder: Path) -> None:
+def test_with_no_disk_space_anywhere_both_errors_are_reported(
+    large: UpgradedFile, temporary_folder: Path
+) -> None:
     before = snapshot(large.path)
     outcome = cluster_with_limit(large, temporary_folder, 40_000)
     assert outcome.status == FAILED
     assert "computed but not saved" in (outcome.reason or "")
-    assert "could not be kept as a file either" in (outcome.reason or "")
+    assert "could not be written to a file either" in (outcome.reason or "")
     assert snapshot(large.path) == before
     assert pending.find_pending(large.database) == []
     assert list(large.path.parent.rglob("*.part")) == []
 
 
-def test_medoids_and_details_of_what_is_not_there(upgraded: MakeFile) -> None:
+def test_medoids_and_details_of_unknown_clusterings_are_empty(upgraded: MakeFile) -> None:
     database = upgraded().database
     (outcome,) = cluster_all_data(database, ["Nomic"])
     assert outcome.id is not None
@@ -630,21 +646,21 @@ def test_medoids_and_details_of_what_is_not_there(upgraded: MakeFile) -> None:
     assert len(sizes) == outcome.n_clusters
 
 
-def test_an_id_that_is_none_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_an_invalid_id_is_refused_with_a_reason(tmp_path: Path) -> None:
     database = open_database(tmp_path / "new.sqlite", create=True)
     with database.session() as session, pytest.raises(InvalidParameter, match="32 hexadecimal digits"):
         get_medoid_invocation(0, "garbage", session)
 
 
-def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
+def test_a_memory_limit_and_a_work_folder_do_not_change_the_result(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     file = upgraded(FieldSpec(text_models=("A",), runs=8, length=60))
-    asked = ClusteringParameters(backend="tiled")
+    tiled_parameters = ClusteringParameters(backend="tiled")
     limits = Resources(memory_limit=1000, work_dir=tmp_path / "work")
     plain, limited = (
-        cluster_all_data(file.database, parameters=asked, resources=resources)[0]
+        cluster_all_data(file.database, parameters=tiled_parameters, resources=resources)[0]
         for resources in (None, limits)
     )
     query = "SELECT embedding_id, label, probability FROM embeddingcluster WHERE result_key = ? ORDER BY 1"
@@ -657,7 +673,7 @@ def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
     assert list(file.path.parent.glob("*.panic-tda")) == []
 
 
-def test_a_model_named_like_the_folder_above_touches_nothing_there(
+def test_a_model_named_dot_dot_changes_nothing_in_the_parent_folder(
     upgraded: MakeFile, tmp_path: Path
 ) -> None:
     file = upgraded(FieldSpec(text_models=("..",)))
@@ -677,7 +693,7 @@ def test_a_result_is_saved_even_where_its_state_cannot_be_removed(upgraded: Make
     assert len(assignments(file.database, outcome.id)) == outcome.n_embeddings
 
 
-def test_a_result_is_kept_whatever_breaks_while_saving(
+def test_a_result_becomes_a_pending_file_after_any_error_during_saving(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save(*_: object) -> None:

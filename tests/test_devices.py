@@ -1,4 +1,4 @@
-"""Models shared out among devices: one process for each, one database, results as they come.
+"""Test models shared among devices: one process for each, one database, results as they finish.
 
 How many devices there are is the only thing invented here: the processes are real, find no device, and
 cluster on the processor.
@@ -57,7 +57,7 @@ def nothing_is_left_running() -> Iterator[None]:
 
 
 class Listener:
-    """Tells a function of every phase."""
+    """Call a function for every phase."""
 
     def __init__(self, heard: Callable[[str], None]) -> None:
         self.heard = heard
@@ -69,7 +69,7 @@ class Listener:
 
 
 class Lock:
-    """Another program that is writing: whoever wants to save waits for it."""
+    """Another program that holds the write lock."""
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
@@ -106,7 +106,7 @@ def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
     return {outcome.embedding_model: outcome for outcome in outcomes}
 
 
-def test_several_devices_store_what_one_process_stores(upgraded: MakeFile) -> None:
+def test_several_devices_store_the_same_as_one_process(upgraded: MakeFile) -> None:
     file, second_file = upgraded(SPEC), upgraded(SPEC, "other.sqlite")
     heard: list[str] = []
     outcomes = cluster_all_data(file.path, parameters=TILED, progress=Listener(heard.append))
@@ -124,7 +124,7 @@ def test_several_devices_store_what_one_process_stores(upgraded: MakeFile) -> No
     assert not file.path.with_name(f"{file.path.name}.panic-tda").exists()
 
 
-def test_the_largest_model_comes_first_and_outcomes_in_the_order_asked_for(upgraded: MakeFile) -> None:
+def test_the_largest_model_runs_first_and_outcomes_keep_the_requested_order(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE embedding_model IN ('A', 'B') AND rowid % 2")
@@ -139,7 +139,7 @@ def test_the_largest_model_comes_first_and_outcomes_in_the_order_asked_for(upgra
     assert [outcome.embedding_model for outcome in outcomes] == ["B", "D", "C", "A"]
 
 
-def test_models_that_are_refused_go_to_no_device(upgraded: MakeFile) -> None:
+def test_refused_models_are_sent_to_no_device(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
     with opened(file.path) as connection:
         connection.execute(
@@ -153,7 +153,7 @@ def test_models_that_are_refused_go_to_no_device(upgraded: MakeFile) -> None:
     assert [outcomes[model].status for model in MODELS] == [FAILED, SKIPPED, CLUSTERED, CLUSTERED]
 
 
-def test_a_killed_process_costs_its_own_model_and_two_save_at_once(
+def test_a_killed_process_fails_its_own_model_only_and_two_save_at_once(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(SPEC)
@@ -180,7 +180,7 @@ def test_a_killed_process_costs_its_own_model_and_two_save_at_once(
     ((lost, _),) = killed
     assert outcomes[lost].status == FAILED
     assert outcomes[lost].reason is not None
-    assert "was ended by SIGKILL, as the system does where memory runs out" in outcomes[lost].reason
+    assert "was ended by SIGKILL, as the system does when memory runs out" in outcomes[lost].reason
     assert f"{lost} failed: its process on device" in caplog.text
     others = set(MODELS) - {lost}
     assert {outcomes[model].status for model in others} == {CLUSTERED}
@@ -225,7 +225,7 @@ def test_a_device_that_is_not_the_first_gets_a_process_of_its_own(upgraded: Make
     assert not folder.exists()
 
 
-def test_without_devices_cuda_is_ruled_out(upgraded: MakeFile) -> None:
+def test_without_devices_cuda_is_disabled(upgraded: MakeFile) -> None:
     reasons: list[str | None] = []
     cluster_all_data(
         upgraded(SPEC).path,
@@ -254,7 +254,7 @@ def test_devices_are_read_from_text(text: str, devices: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize("text", ["", ",", "0,", "-1", "all", "0;1", "0 1", "1.0", "٣"])
-def test_what_names_no_devices_is_refused(text: str) -> None:
+def test_invalid_device_lists_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match="numbers such as 0 or 0,1, or none; got"):
         parse_devices(text)
 
@@ -278,7 +278,7 @@ def command(file: UpgradedFile, *words: str) -> AbstractContextManager[subproces
     )
 
 
-def test_the_command_says_who_does_what(upgraded: MakeFile) -> None:
+def test_the_command_logs_which_device_clusters_which_model(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
     with command(file, "--devices", "0,1", "--json") as process:
         stdout, stderr = process.communicate(timeout=SECONDS)

@@ -1,4 +1,4 @@
-"""A doubtful clustering is told from a sound one by its counts alone."""
+"""Test that doubtful clusterings are recognised by their counts alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def record(**counts: Any) -> ClusteringRecord:
         ({"n_embeddings": 0, "n_clusters": 0, "n_outliers": 0, "largest_cluster_size": 0}, ["no_clusters"]),
     ],
 )
-def test_kinds_of_doubt(counts: dict[str, Any], kinds: list[str]) -> None:
+def test_each_kind_of_doubt_is_detected(counts: dict[str, Any], kinds: list[str]) -> None:
     assert [doubt.kind for doubt in find_doubts(record(**counts))] == kinds
 
 
@@ -64,7 +64,7 @@ def test_the_sentences_contain_the_numbers_and_the_alternative() -> None:
     assert "--" not in in_python
 
 
-def test_a_given_largest_size_stands_in_for_one_that_was_not_stored() -> None:
+def test_a_given_largest_size_is_used_where_none_is_stored() -> None:
     old = record(largest_cluster_size=None, n_outliers=0)
     assert [doubt.kind for doubt in find_doubts(old, largest_cluster_size=950)] == ["one_large_cluster"]
 
@@ -78,12 +78,14 @@ def test_a_given_largest_size_stands_in_for_one_that_was_not_stored() -> None:
         ("selection_method", "leaf", "--selection-method leaf", "selection_method='leaf'"),
     ],
 )
-def test_settings_are_named_as_they_are_typed(name: str, value: Any, option: str, parameter: str) -> None:
+def test_suggested_settings_are_written_as_options(
+    name: str, value: Any, option: str, parameter: str
+) -> None:
     assert name_setting(name, value, "options") == option
     assert name_setting(name, value, "parameters") == parameter
 
 
-def test_the_record_says_whether_the_root_was_selected_not_whether_it_was_allowed() -> None:
+def test_the_record_holds_whether_the_root_was_selected_rather_than_allowed() -> None:
     pile = np.ones((60, 3))
     of_pile = hdbscan(pile, allow_single_cluster=True, min_cluster_size=5).record
     assert (of_pile.root_selected, of_pile.largest_cluster_size) == (True, 60)

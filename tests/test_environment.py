@@ -1,4 +1,4 @@
-"""The environment that the scripts make: which lock it follows."""
+"""Test which lock file the environment of the scripts follows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ echo "$*" >> "$(dirname "$0")/../calls"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The scripts beside an environment whose Python only writes down what it is asked for."""
+    """Return a checkout whose environment has a Python that only records its arguments."""
     for name in ("scripts", "env"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -42,7 +42,7 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -> tuple[str, str]:
-    """Source environment.sh; return the locks that pip was given since, and what was said."""
+    """Source environment.sh; return the locks that pip installed since, and the output."""
     programs = checkout / "programs"
     programs.mkdir(exist_ok=True)
     calls = checkout / ".venv" / "calls"
@@ -67,7 +67,7 @@ def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -
     ("driver", "lock"),
     [(None, "cpu"), ("11.8", "cpu"), ("12.4", "cuda12"), ("13.0", "cuda13"), ("14.2", "cuda13")],
 )
-def test_a_new_environment_follows_the_driver_and_says_so(
+def test_a_new_environment_matches_the_driver_and_the_log_names_it(
     checkout: Path, driver: str | None, lock: str
 ) -> None:
     installed, output = _installed(checkout, driver=driver)
@@ -77,7 +77,7 @@ def test_a_new_environment_follows_the_driver_and_says_so(
         assert f"taking env/{lock}.txt" in output
 
 
-def test_the_environment_that_was_chosen_is_kept_until_another_is_chosen(checkout: Path) -> None:
+def test_a_chosen_environment_stays_until_another_is_chosen(checkout: Path) -> None:
     assert _installed(checkout, driver="12.8", PANIC_TDA_ENV="cuda13")[0] == "cuda13"
     # Nothing to do, whatever the driver would take.
     assert _installed(checkout, driver="12.8") == ("", "")
@@ -87,14 +87,14 @@ def test_the_environment_that_was_chosen_is_kept_until_another_is_chosen(checkou
     assert _installed(checkout, driver="12.8")[0] == "cpu"
 
 
-def test_an_environment_from_before_there_was_a_choice_stays_one_for_the_processor(checkout: Path) -> None:
+def test_an_environment_of_an_older_version_stays_a_cpu_environment(checkout: Path) -> None:
     (checkout / ".venv" / "panic_tda.env").unlink()
     installed, output = _installed(checkout, driver="13.0")
     assert installed == "cpu"
     assert "keeping env/cpu.txt, though there is an NVIDIA driver" in output
 
 
-def test_an_old_environment_says_nothing_of_drivers_where_there_is_none(checkout: Path) -> None:
+def test_no_driver_is_mentioned_on_a_machine_without_one(checkout: Path) -> None:
     (checkout / ".venv" / "panic_tda.env").unlink()
     installed, output = _installed(checkout)
     assert installed == "cpu"

@@ -1,4 +1,4 @@
-"""`panic_tda.HDBSCAN` is an estimator as scikit-learn means it, over the engine of `panic_tda.hdbscan`."""
+"""Test that `panic_tda.HDBSCAN` is a scikit-learn estimator over the engine of `panic_tda.hdbscan`."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_it_works_in_a_pipeline_and_survives_cloning_and_pickling(rows: np.ndarr
     assert np.array_equal(restored.single_linkage_tree_, model.single_linkage_tree_)
 
 
-def test_predictions_are_of_the_fit_whatever_is_set_later(rows: np.ndarray) -> None:
+def test_parameters_set_after_the_fit_do_not_change_predictions(rows: np.ndarray) -> None:
     model = HDBSCAN(8).fit(rows)
     model.set_params(metric="euclidean")
     assert model.predict(rows).tolist() == model.labels_.tolist()
@@ -192,7 +192,7 @@ def test_advice_names_parameters_of_the_estimator(rows: np.ndarray, caplog: pyte
     assert " selection_method=" not in caplog.text
 
 
-def test_what_is_not_there_is_said(rows: np.ndarray) -> None:
+def test_missing_attributes_are_errors_with_a_reason(rows: np.ndarray) -> None:
     with pytest.raises(NotFittedError):
         HDBSCAN().predict(rows)
     assert not hasattr(HDBSCAN(), "condensed_tree_")

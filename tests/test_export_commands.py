@@ -1,4 +1,4 @@
-"""The exports as commands: what they print, what is in the files, and how they fail."""
+"""Test the export commands: what they print, what the files contain, and how they fail."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_trajectories_are_exported(file: UpgradedFile, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", EXPORTS)
-def test_wrong_usage_is_said_before_anything_is_read(
+def test_wrong_usage_is_reported_before_anything_is_read(
     file: UpgradedFile, tmp_path: Path, command: str
 ) -> None:
     path = tmp_path / "rows.csv"
@@ -166,7 +166,7 @@ def test_csv_with_vectors_is_wrong_usage(file: UpgradedFile, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", EXPORTS)
-def test_a_file_that_nobody_may_write_is_exported(file: UpgradedFile, tmp_path: Path, command: str) -> None:
+def test_a_read_only_database_is_exported(file: UpgradedFile, tmp_path: Path, command: str) -> None:
     before = file.path.read_bytes()
     file.path.chmod(0o444)
     path = tmp_path / "rows.ndjson"
@@ -199,7 +199,7 @@ main(prog_name="panic-tda")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_leaves_what_was_there(
+def test_ctrl_c_leaves_the_existing_file(
     file: UpgradedFile, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     folder = tmp_path / "out"

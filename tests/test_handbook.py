@@ -1,4 +1,4 @@
-"""The handbook is complete, its links resolve, and its generated parts are what the code says."""
+"""Test that the handbook is complete, its links resolve, and its generated parts are up to date."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_readme_leads_to_every_page() -> None:
     assert targets >= set(handbook.TOPICS)
 
 
-def test_generated_parts_are_what_the_commands_say() -> None:
+def test_generated_parts_are_up_to_date() -> None:
     pages = runpy.run_path(str(REPOSITORY / "scripts" / "command_reference.py"))["generate_pages"]()
     assert [path.name for path in pages] == ["cli-reference.md", "troubleshooting.md"]
     for path, text in pages.items():
@@ -213,7 +213,7 @@ def test_every_key_of_json_is_explained(line: str, code: int, database: Path, tm
     assert keys - WORDS_IN_CODE == set()
 
 
-def test_guarantees_are_held_by_what_is_there() -> None:
+def test_guarantees_name_tests_that_exist() -> None:
     promises = PAGES["guarantees"].partition("## Promises\n")[2].partition("\n## ")[0]
     rows = [line for line in promises.splitlines() if line.startswith("| ")][1:]
     named = re.findall(r"`((?:scripts/)?[\w/]+\.(?:py|sh))(?:::(\w+))?`", "".join(rows))

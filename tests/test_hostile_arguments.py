@@ -1,4 +1,4 @@
-"""Whatever stands in a command line, a command answers or fails in words, and nothing is lost."""
+"""Test that a command answers or fails in words for any command line, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where what takes seconds to import is not installed."""
+    """Hide packages that take seconds to import."""
     for name in ("umap", "datamapplot"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.integers(0, 5))
-def test_a_command_line_that_means_harm_is_harmless(
+def test_a_hostile_command_line_changes_nothing_and_prints_no_control_character(
     clustered: Path, tmp_path: Path, data: st.DataObject, n_words: int
 ) -> None:
     words = command_line(lambda several: data.draw(st.sampled_from(several)), n_words)
@@ -61,7 +61,7 @@ NO_TEXT = "\udcff\udc9b31m"
     ],
     ids=lambda words: words[0],
 )
-def test_bytes_that_are_no_text_are_names_of_files_and_of_nothing_else(
+def test_bytes_that_are_not_utf8_are_accepted_in_file_names_only(
     clustered: Path, tmp_path: Path, words: list[str]
 ) -> None:
     # With a file of that name, and without one.

@@ -1,4 +1,4 @@
-"""Commands start without heavy libraries, and the repository has the rooms it says."""
+"""Test that commands start without heavy libraries, and that the repository has the documented layout."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_commands_know_the_backends() -> None:
     assert options.BACKENDS == backends.NAMES
 
 
-def test_files_are_brought_to_the_disk_in_one_place() -> None:
+def test_only_listed_modules_call_fsync() -> None:
     callers = {
         path.relative_to(PACKAGE).as_posix()
         for path in modules()
@@ -77,7 +77,7 @@ def test_files_are_brought_to_the_disk_in_one_place() -> None:
     assert callers == {"disk.py", "storage/reasons.py"}
 
 
-def test_only_loading_code_speaks_to_drivers() -> None:
+def test_no_second_sqlite_library_is_imported() -> None:
     # One SQLite library in the process: a second one would drop the first one's locks.
     forbidden = {"apsw", "adbc_driver_sqlite", "adbc_driver_manager", "duckdb", "pysqlite3"}
     for path in modules():

@@ -1,4 +1,4 @@
-"""The commands: exit codes, what they print and what is in the database afterwards."""
+"""Test the commands: exit codes, output, and the database afterwards."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def succeed(*arguments: object, **more: Any) -> Result:
 
 
 def fail(code: int, *arguments: object, **more: Any) -> str:
-    """Run what must fail; return what it said on stderr."""
+    """Run a command that must fail; return its stderr."""
     result = invoke(*arguments, **more)
     assert result.exit_code == code, result.output
     assert result.stderr
@@ -133,7 +133,7 @@ def commands() -> list[str]:
     return sorted(main.commands)
 
 
-def test_the_commands_of_the_main_job_are_there() -> None:
+def test_the_commands_of_the_main_task_exist() -> None:
     assert set(commands()) >= {
         "upgrade",
         "import-embeddings",
@@ -147,25 +147,25 @@ def test_the_commands_of_the_main_job_are_there() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_and_option_is_documented(command: str) -> None:
-    found = main.commands[command]
-    assert found.help
-    names = {parameter.name for parameter in found.params}
+    click_command = main.commands[command]
+    assert click_command.help
+    names = {parameter.name for parameter in click_command.params}
     assert {"database", "verbose", "quiet", "log_file"} <= names
     undocumented = [
         parameter.opts[0]
-        for parameter in found.params
+        for parameter in click_command.params
         if isinstance(parameter, click.Option) and not parameter.help
     ]
     assert undocumented == []
     for flag in ("-h", "--help"):
-        assert " ".join(found.help.split()[:6]) in " ".join(succeed(command, flag).output.split())
+        assert " ".join(click_command.help.split()[:6]) in " ".join(succeed(command, flag).output.split())
 
 
-def test_the_commands_defaults_are_the_librarys() -> None:
+def test_defaults_of_commands_and_library_are_equal() -> None:
     options = {option.name: option.default for option in main.commands["cluster-embeddings"].params}
-    asked = ClusteringParameters()
+    parameters = ClusteringParameters()
     for name in ("epsilon", "allow_single_cluster", "selection_method", "backend"):
-        assert options[name] == getattr(asked, name)
+        assert options[name] == getattr(parameters, name)
 
 
 def test_unknown_commands_and_options_are_wrong_usage() -> None:
@@ -177,11 +177,11 @@ def test_unknown_commands_and_options_are_wrong_usage() -> None:
 # ---------------------------------------------------------------------------- cluster-embeddings
 
 
-def test_clustering_everything(upgraded: MakeFile) -> None:
+def test_cluster_embeddings_clusters_every_model(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1, vision_models=("NomicVision",)))
     result = succeed("cluster-embeddings", db=file.path)
-    found = {summary.embedding_model: summary for summary in stored(file)}
-    assert set(found) == {"Nomic", "NomicVision", "STSBMpnet"}
+    summary_by_model = {summary.embedding_model: summary for summary in stored(file)}
+    assert set(summary_by_model) == {"Nomic", "NomicVision", "STSBMpnet"}
     listed, reason, suggested = result.stdout.strip().split("\n\n")
     assert reason.startswith("Dummy: ")
     assert suggested.splitlines()[1].endswith(" latest --model Nomic")
@@ -191,7 +191,7 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
         ["Dummy", "skipped"],
         *([model, "clustered"] for model in ("Nomic", "NomicVision", "STSBMpnet")),
     ]
-    names = shorten_ids(str(summary.id) for summary in found.values())
+    names = shorten_ids(str(summary.id) for summary in summary_by_model.values())
     assert {line.split()[-1] for line in lines} == {"-", *names.values()}
     # Logs and progress go elsewhere.
     assert "20" in result.stderr
@@ -199,11 +199,11 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
     assert "done in" not in result.stdout
 
 
-def test_clustering_as_json(upgraded: MakeFile) -> None:
+def test_cluster_embeddings_prints_json(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
-    said = json.loads(succeed("cluster-embeddings", "--json", db=file.path).stdout)
-    assert set(said) == {"results"}
-    by_model = {outcome["embedding_model"]: outcome for outcome in said["results"]}
+    data = json.loads(succeed("cluster-embeddings", "--json", db=file.path).stdout)
+    assert set(data) == {"results"}
+    by_model = {outcome["embedding_model"]: outcome for outcome in data["results"]}
     assert {model: outcome["status"] for model, outcome in by_model.items()} == {
         "Dummy": "skipped",
         "Nomic": "clustered",
@@ -279,28 +279,28 @@ def test_options_out_of_range_are_wrong_usage(upgraded: MakeFile) -> None:
         "--backend": ("fastest",),
     }.items():
         for value in values:
-            said = fail(2, "cluster-embeddings", option, value, db=file.path)
+            message = fail(2, "cluster-embeddings", option, value, db=file.path)
             name = option.removeprefix("--")
-            assert name in said or name.replace("-", "_") in said, (option, value)
+            assert name in message or name.replace("-", "_") in message, (option, value)
     assert snapshot(file.path) == before
 
 
-def test_clusters_that_are_all_too_large_are_advised_about(upgraded: MakeFile) -> None:
+def test_a_setting_is_suggested_where_all_clusters_are_too_large(upgraded: MakeFile) -> None:
     words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size")
     file = upgraded()
-    said = " ".join(succeed(*words, 4, db=file.path).stderr.split())
-    assert "Nomic: There are no clusters: all 40 rows are outliers." in said
+    output = " ".join(succeed(*words, 4, db=file.path).stderr.split())
+    assert "Nomic: There are no clusters: all 40 rows are outliers." in output
     option = "--selection-method leaf --max-cluster-size 0"
-    assert f"{option} gives 3 clusters and 0 outliers (0.0 %)" in said
-    (made,) = stored(file)
-    assert f"recut-clustering --db {file.path} {made.id}" in said
-    succeed("recut-clustering", made.id, *option.split(), db=file.path)
+    assert f"{option} gives 3 clusters and 0 outliers (0.0 %)" in output
+    (stored_clustering,) = stored(file)
+    assert f"recut-clustering --db {file.path} {stored_clustering.id}" in output
+    succeed("recut-clustering", stored_clustering.id, *option.split(), db=file.path)
     record = stored(file)[0].record
-    assert (record.n_clusters, record.n_outliers, record.recut_of) == (3, 0, str(made.id))
+    assert (record.n_clusters, record.n_outliers, record.recut_of) == (3, 0, str(stored_clustering.id))
     # Where no tree is stored, nothing can be cut from it; what is named can be given to another fit.
-    said = succeed(*words, 4, "--no-tree", db=file.path).stderr
-    assert option in said
-    assert "recut-clustering" not in said
+    output = succeed(*words, 4, "--no-tree", db=file.path).stderr
+    assert option in output
+    assert "recut-clustering" not in output
     succeed("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", *option.split(), db=file.path)
     assert stored(file)[0].record.n_clusters == 3
 
@@ -309,16 +309,16 @@ def test_a_share_that_is_above_the_largest_size_fails_its_model_before_it_is_loa
     upgraded: MakeFile,
 ) -> None:
     words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size", 3)
-    said = fail(1, *words, db=upgraded().path)
-    assert "max_cluster_size must be at least min_cluster_size, 4; got 3" in said
-    assert "load" not in said
+    message = fail(1, *words, db=upgraded().path)
+    assert "max_cluster_size must be at least min_cluster_size, 4; got 3" in message
+    assert "load" not in message
 
 
-def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:
+def test_an_unknown_model_is_wrong_usage(upgraded: MakeFile) -> None:
     file = upgraded()
     before = snapshot(file.path)
-    said = fail(2, "cluster-embeddings", "Nomic", "Nonesuch", db=file.path)
-    assert "no embeddings of model Nonesuch; the database has: Nomic, STSBMpnet" in said
+    message = fail(2, "cluster-embeddings", "Nomic", "Nonesuch", db=file.path)
+    assert "no embeddings of model Nonesuch; the database has: Nomic, STSBMpnet" in message
     error = fail_as_json(2, "cluster-embeddings", "Nonesuch", db=file.path)
     assert error["type"] == "UnknownModel"
     assert snapshot(file.path) == before
@@ -342,14 +342,14 @@ def test_a_backend_that_refuses_fails_its_models(upgraded: MakeFile, monkeypatch
 def test_a_missing_file_is_wrong_usage_and_creates_nothing(tmp_path: Path, command: list[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     for target in (tmp_path / "nowhere" / "x.sqlite", f"sqlite:///{tmp_path}/x.sqlite", ":memory:", tmp_path):
-        said = fail(2, *command, db=target)
-        assert "--db" in said
+        message = fail(2, *command, db=target)
+        assert "--db" in message
     assert "db/trajectory_data.sqlite" in fail(2, *command)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("command", EVERY, ids=" ".join)
-def test_what_names_no_database_is_wrong_usage(tmp_path: Path, command: list[str]) -> None:
+def test_an_invalid_database_name_is_wrong_usage(tmp_path: Path, command: list[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     for target in ("", "sqlite://", "nonsense://host/db", "mysql://host/db", "://"):
         assert "unexpected" not in fail(2, *command, db=target)
@@ -357,7 +357,7 @@ def test_what_names_no_database_is_wrong_usage(tmp_path: Path, command: list[str
 
 
 @pytest.mark.parametrize("command", EVERY, ids=" ".join)
-def test_what_is_no_database_is_left_alone(tmp_path: Path, command: list[str]) -> None:
+def test_a_file_that_is_not_a_database_is_not_changed(tmp_path: Path, command: list[str]) -> None:
     path = tmp_path / "text.sqlite"
     path.write_text("no database at all\n" * 500)
     assert "file is not a database" in fail(1, *command, db=path)
@@ -368,7 +368,7 @@ def test_what_is_no_database_is_left_alone(tmp_path: Path, command: list[str]) -
 
 
 @pytest.mark.parametrize("command", [words for words in EVERY if words != ["doctor"]], ids=" ".join)
-def test_a_file_that_needs_an_upgrade_says_how(tmp_path: Path, command: list[str]) -> None:
+def test_a_file_that_needs_an_upgrade_is_refused_with_the_command(tmp_path: Path, command: list[str]) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     before = facts.path.read_bytes()
     assert f"panic-tda upgrade --db {facts.path}" in fail(1, *command, db=facts.path)
@@ -377,7 +377,7 @@ def test_a_file_that_needs_an_upgrade_says_how(tmp_path: Path, command: list[str
         assert fail_as_json(1, *command, db=facts.path)["type"] == "NeedsUpgrade"
 
 
-def test_a_database_without_embeddings(tmp_path: Path) -> None:
+def test_a_database_without_embeddings_is_an_error(tmp_path: Path) -> None:
     from panic_tda.storage.database import open_database
 
     path = tmp_path / "new.sqlite"
@@ -407,7 +407,7 @@ def test_the_database_may_come_from_the_environment_or_a_url(clustered: Upgraded
 
 
 @pytest.mark.parametrize("name", ["a?b.sqlite", "a#b.sqlite", "a%20b.sqlite", "a b.sqlite", "風船 🎈.sqlite"])
-def test_paths_with_any_character(upgraded: MakeFile, tmp_path: Path, name: str) -> None:
+def test_paths_may_contain_any_character(upgraded: MakeFile, tmp_path: Path, name: str) -> None:
     file = upgraded(FieldSpec(), name)
     succeed("cluster-embeddings", db=file.path)
     assert len(stored(file)) == 2
@@ -418,7 +418,7 @@ def test_paths_with_any_character(upgraded: MakeFile, tmp_path: Path, name: str)
 # ---------------------------------------------------------------------------- upgrade
 
 
-def test_an_upgrade_asks_first(tmp_path: Path) -> None:
+def test_an_upgrade_asks_for_confirmation(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     before = facts.path.read_bytes()
     for answer in ("n\n", ""):
@@ -431,7 +431,7 @@ def test_an_upgrade_asks_first(tmp_path: Path) -> None:
     assert "nothing to do" in again.stdout
 
 
-def test_an_upgrade_for_scripts(tmp_path: Path) -> None:
+def test_upgrade_yes_needs_no_answer(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     assert "is up to date" in succeed("upgrade", "--yes", db=facts.path).stdout
     succeed("cluster-embeddings", db=facts.path)
@@ -441,7 +441,7 @@ def test_an_upgrade_for_scripts(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- list and show
 
 
-def test_listing(clustered: UpgradedFile) -> None:
+def test_list_clusterings_prints_a_table(clustered: UpgradedFile) -> None:
     lines = succeed("list-clusterings", db=clustered.path).stdout.splitlines()
     assert len(lines) == 4
     for line, summary in zip(lines[1:3], stored(clustered), strict=True):
@@ -456,12 +456,12 @@ def test_listing(clustered: UpgradedFile) -> None:
     assert only[2].startswith("settings: epsilon 0.4, ")
 
 
-def test_listing_as_json(clustered: UpgradedFile) -> None:
-    said = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
+def test_list_clusterings_prints_json(clustered: UpgradedFile) -> None:
+    data = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
     first = stored(clustered)[0]
-    assert [one["id"] for one in said] == [str(summary.id) for summary in stored(clustered)]
+    assert [clustering["id"] for clustering in data] == [str(summary.id) for summary in stored(clustered)]
     parameters = first.record.to_json()
-    assert said[0] == {
+    assert data[0] == {
         "id": str(first.id),
         "embedding_model": first.embedding_model,
         "algorithm": "hdbscan",
@@ -486,7 +486,7 @@ def test_listing_as_json(clustered: UpgradedFile) -> None:
     }
 
 
-def test_nothing_to_list_or_show_says_how_to_make_some(upgraded: MakeFile) -> None:
+def test_without_clusterings_the_message_names_the_command_that_makes_one(upgraded: MakeFile) -> None:
     file = upgraded()
     for command in ("list-clusterings", "show-clustering"):
         assert "panic-tda cluster-embeddings" in succeed(command, db=file.path).stdout
@@ -510,7 +510,7 @@ def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
     fail(2, "list-clusterings", "--limit", -1, db=file.path)
 
 
-def test_showing(clustered: UpgradedFile) -> None:
+def test_show_clustering_prints_the_medoids(clustered: UpgradedFile) -> None:
     shown = succeed("show-clustering", db=clustered.path).stdout
     summaries = {summary.embedding_model: summary for summary in stored(clustered)}
     for model, summary in summaries.items():
@@ -524,14 +524,14 @@ def test_showing(clustered: UpgradedFile) -> None:
     assert succeed("show-clustering", "latest", "--model", "Nomic", db=clustered.path).stdout == only
 
 
-def test_showing_as_json_and_what_it_says_of_medoids(clustered: UpgradedFile) -> None:
-    said = json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout)
-    assert [one["embedding_model"] for one in said] == ["Nomic", "STSBMpnet"]
+def test_show_clustering_prints_json_with_the_medoids(clustered: UpgradedFile) -> None:
+    data = json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout)
+    assert [row["embedding_model"] for row in data] == ["Nomic", "STSBMpnet"]
     texts = {step.id: step.text for step in clustered.facts.invocations}
-    for one in said:
-        assert one["parameters"]["n_clusters"] == len(one["clusters"]) > 0
-        assert [cluster["label"] for cluster in one["clusters"]] == list(range(len(one["clusters"])))
-        for cluster in one["clusters"]:
+    for row in data:
+        assert row["parameters"]["n_clusters"] == len(row["clusters"]) > 0
+        assert [cluster["label"] for cluster in row["clusters"]] == list(range(len(row["clusters"])))
+        for cluster in row["clusters"]:
             assert set(cluster) == CLUSTER_KEYS
             invocation = cluster["medoid_invocation_id"].replace("-", "")
             assert cluster["medoid_text"] == texts[invocation]
@@ -540,14 +540,18 @@ def test_showing_as_json_and_what_it_says_of_medoids(clustered: UpgradedFile) ->
             assert 1 <= cluster["medoid_copies"] <= cluster["size"]
 
 
-def test_origins_are_counted_where_that_is_quick_and_on_request(
+def test_origins_are_counted_where_quick_or_requested(
     clustered: UpgradedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("runs", "prompts", "largest_run_share")
 
     def origins(*words: object) -> list[tuple[Any, ...]]:
-        said = json.loads(succeed("show-clustering", "--json", *words, db=clustered.path).stdout)
-        return [tuple(cluster[name] for name in names) for one in said for cluster in one["clusters"]]
+        data = json.loads(succeed("show-clustering", "--json", *words, db=clustered.path).stdout)
+        return [
+            tuple(cluster[name] for name in names)
+            for clustering_data in data
+            for cluster in clustering_data["clusters"]
+        ]
 
     counted = origins()
     assert all(runs >= prompts >= 1 and 0 < share <= 1 for runs, prompts, share in counted)
@@ -573,11 +577,11 @@ def test_showing_is_bounded_by_default(upgraded: MakeFile) -> None:
     assert f"and {n_clusters - 20} smaller clusters; --limit 0 shows all" in shown
     everything = succeed("show-clustering", "--limit", 0, db=file.path).stdout
     assert everything.count("persistence") == n_clusters
-    said = json.loads(succeed("show-clustering", "--limit", 2, "--json", db=file.path).stdout)
-    assert len(said[0]["clusters"]) == 2
+    data = json.loads(succeed("show-clustering", "--limit", 2, "--json", db=file.path).stdout)
+    assert len(data[0]["clusters"]) == 2
 
 
-def test_references_that_fit_nothing_or_too_much(clustered: UpgradedFile) -> None:
+def test_unknown_and_ambiguous_references_are_wrong_usage(clustered: UpgradedFile) -> None:
     first, second = stored(clustered)
     shared = 0
     while first.id.hex[shared] == second.id.hex[shared]:
@@ -588,8 +592,8 @@ def test_references_that_fit_nothing_or_too_much(clustered: UpgradedFile) -> Non
     succeed("show-clustering", first.id.hex[: shared + 1], db=clustered.path)
     assert "none of 2" in fail(2, "show-clustering", "nonsense", db=clustered.path)
     assert fail_as_json(2, "show-clustering", "zz", db=clustered.path)["type"] == "UnknownClustering"
-    other = first.embedding_model
-    assert f"not of {other}" in fail(2, "show-clustering", second.id, "--model", other, db=clustered.path)
+    model = first.embedding_model
+    assert f"not of {model}" in fail(2, "show-clustering", second.id, "--model", model, db=clustered.path)
     for command in (["show-clustering"], ["list-clusterings"], ["delete-clusterings", "--yes"]):
         assert "Nonesuch" in fail(2, *command, "--model", "Nonesuch", db=clustered.path)
 
@@ -616,8 +620,8 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
         # In a pipe nothing is cut.
         assert "…" not in line
         assert not text.isprintable() or " ".join(text.split()) in line
-        said = json.loads(succeed("show-clustering", "--json", db=file.path).stdout)
-        assert said[0]["clusters"][0]["medoid_text"] == text
+        data = json.loads(succeed("show-clustering", "--json", db=file.path).stdout)
+        assert data[0]["clusters"][0]["medoid_text"] == text
 
 
 def test_what_older_versions_stored_is_still_listed_and_shown(clustered: UpgradedFile) -> None:
@@ -631,19 +635,19 @@ def test_what_older_versions_stored_is_still_listed_and_shown(clustered: Upgrade
     for command in ("list-clusterings", "show-clustering"):
         assert succeed(command, db=clustered.path).stdout.count("Nomic") == 1
     assert "25.00 % of 40 sampled rows" in succeed("show-clustering", db=clustered.path).stdout
-    for one in json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout):
-        assert one["parameters"]["nn_descent"] == graph
+    for clustering in json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout):
+        assert clustering["parameters"]["nn_descent"] == graph
 
 
 # ---------------------------------------------------------------------------- delete-clusterings
 
 
-def test_deleting_asks_first_and_says_what_goes(clustered: UpgradedFile) -> None:
+def test_delete_clusterings_asks_and_lists_what_is_deleted(clustered: UpgradedFile) -> None:
     before = snapshot(clustered.path)
     for answer in ("n\n", ""):
         result = invoke("delete-clusterings", "--all", db=clustered.path, answer=answer)
         assert result.exit_code == 1
-        assert "2 clusterings go" in result.stdout
+        assert "This deletes 2 clusterings" in result.stdout
         assert "80 assignments" in result.stdout
         assert snapshot(clustered.path) == before
     assert "Deleted 2" in succeed("delete-clusterings", "--all", db=clustered.path, answer="y\n").stdout
@@ -651,7 +655,7 @@ def test_deleting_asks_first_and_says_what_goes(clustered: UpgradedFile) -> None
     assert "Nothing to delete" in succeed("delete-clusterings", "--all", db=clustered.path).stdout
 
 
-def test_deleting_by_model_and_by_id(clustered: UpgradedFile) -> None:
+def test_clusterings_are_deleted_by_model_and_by_id(clustered: UpgradedFile) -> None:
     succeed("cluster-embeddings", db=clustered.path)
     succeed("delete-clusterings", "--model", "Nomic", "--yes", db=clustered.path)
     left = stored(clustered)
@@ -667,7 +671,7 @@ def test_deleting_by_model_and_by_id(clustered: UpgradedFile) -> None:
 @pytest.mark.parametrize(
     "words", [[], ["--all", "--model", "Nomic"], ["ab", "--all"], ["ab", "--model", "Nomic"]]
 )
-def test_what_to_delete_is_named_in_exactly_one_way(clustered: UpgradedFile, words: list[str]) -> None:
+def test_delete_clusterings_takes_exactly_one_selection(clustered: UpgradedFile, words: list[str]) -> None:
     assert "exactly one of the three" in fail(2, "delete-clusterings", *words, "--yes", db=clustered.path)
     assert len(stored(clustered)) == 2
 
@@ -675,7 +679,7 @@ def test_what_to_delete_is_named_in_exactly_one_way(clustered: UpgradedFile, wor
 # ---------------------------------------------------------------------------- save-pending
 
 
-def test_saving_what_waits(upgraded: MakeFile) -> None:
+def test_save_pending_saves_pending_results(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
     assert "no pending clusterings" in succeed("save-pending", db=file.path).stdout
@@ -684,15 +688,15 @@ def test_saving_what_waits(upgraded: MakeFile) -> None:
     outlier = next(row for row in range(40) if row not in finished.medoids.values())
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
-    said = succeed("save-pending", db=file.path).stdout
-    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has been deleted since" in said
+    output = succeed("save-pending", db=file.path).stdout
+    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has been deleted since" in output
     path = pending.write_pending(file.database, make_finished(ids[:20], seed=4))
     as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
-    assert [one["embedding_model"] for one in as_json["saved"]] == ["Nomic"]
+    assert [row["embedding_model"] for row in as_json["saved"]] == ["Nomic"]
     assert len(stored(file)) == 2
 
 
-def test_files_that_cannot_be_saved(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_save_pending_names_files_that_cannot_be_saved(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     assert "no file at" in fail(2, "save-pending", tmp_path / "nowhere.arrow", db=file.path)
     (tmp_path / "text.arrow").write_text("hello")
@@ -711,53 +715,53 @@ def change(file: UpgradedFile, statement: str) -> None:
     connection.close()
 
 
-def test_a_database_in_which_nothing_is_wrong(clustered: UpgradedFile) -> None:
+def test_doctor_finds_nothing_in_a_sound_database(clustered: UpgradedFile) -> None:
     assert f"{clustered.path}: no findings" in succeed("doctor", db=clustered.path).stdout
-    said = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
-    assert said == {"database": str(clustered.path), "findings": [], "unchecked": []}
+    data = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
+    assert data == {"database": str(clustered.path), "findings": [], "unchecked": []}
 
 
-def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) -> None:
+def test_doctor_reports_each_finding_by_kind_and_exits_1(clustered: UpgradedFile) -> None:
     change(clustered, "DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
     before = snapshot(clustered.path)
     shown = invoke("doctor", db=clustered.path)
     as_json = invoke("doctor", "--json", db=clustered.path)
     assert (shown.exit_code, as_json.exit_code) == (1, 1)
-    (found,) = json.loads(as_json.stdout)["findings"]
-    assert set(found) == {"kind", "count", "ids", "what", "remedy", "details"}
-    assert (found["kind"], found["count"], len(found["ids"])) == ("orphan_assignment", 40, 10)
+    (finding,) = json.loads(as_json.stdout)["findings"]
+    assert set(finding) == {"kind", "count", "ids", "what", "remedy", "details"}
+    assert (finding["kind"], finding["count"], len(finding["ids"])) == ("orphan_assignment", 40, 10)
     assert "orphan_assignment: 40\n" in shown.stdout
-    for line in (found["ids"][0], found["what"], found["remedy"], found["details"][0], "30 more"):
+    for line in (finding["ids"][0], finding["what"], finding["remedy"], finding["details"][0], "30 more"):
         assert line in " ".join(shown.stdout.split())
     assert snapshot(clustered.path) == before
-    (found,) = json.loads(invoke("doctor", "--json", "--limit", 0, db=clustered.path).stdout)["findings"]
-    assert found["ids"] == sorted(str(UUID(one.id)) for one in clustered.facts.of("Nomic"))
+    (finding,) = json.loads(invoke("doctor", "--json", "--limit", 0, db=clustered.path).stdout)["findings"]
+    assert finding["ids"] == sorted(str(UUID(embedding.id)) for embedding in clustered.facts.of("Nomic"))
     assert succeed("doctor", "missing_vector", "bad_id", db=clustered.path).stdout.endswith("no findings\n")
     assert invoke("doctor", "bad_id", "orphan_assignment", db=clustered.path).exit_code == 1
 
 
-def test_a_file_is_looked_at_before_its_upgrade(tmp_path: Path) -> None:
+def test_doctor_checks_a_file_before_its_upgrade(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=2, migrated=True, null_vectors=2))
     facts.path.chmod(0o444)
     before = facts.path.read_bytes()
     result = invoke("doctor", "--json", db=facts.path)
-    said = json.loads(result.stdout)
+    data = json.loads(result.stdout)
     assert result.exit_code == 1, result.output
-    found = {one["kind"]: one["ids"] for one in said["findings"]}
-    assert found == {
-        "missing_vector": [str(UUID(one)) for one in facts.bad("Nomic", "null")],
+    ids_by_kind = {finding["kind"]: finding["ids"] for finding in data["findings"]}
+    assert ids_by_kind == {
+        "missing_vector": [str(UUID(embedding_id)) for embedding_id in facts.bad("Nomic", "null")],
         "old_clustering_tables": ["cluster", "clusteringresult", "embeddingcluster"],
     }
-    kinds = [one["kind"] for one in said["unchecked"]]
+    kinds = [finding["kind"] for finding in data["unchecked"]]
     assert kinds == ["wrong_type", "missing_output", "unreadable_value"]
     shown = invoke("doctor", db=facts.path).stdout
-    assert "not looked for: wrong_type (no index has type" in shown
+    assert "not checked: wrong_type (no index has type" in shown
     assert "panic-tda upgrade" in shown
     assert facts.path.read_bytes() == before
     assert "panic-tda upgrade --db" in fail(1, "doctor", "--fix", db=facts.path)
 
 
-def test_what_is_found_cannot_steer_a_terminal(upgraded: MakeFile) -> None:
+def test_findings_are_printed_without_control_characters(upgraded: MakeFile) -> None:
     file = upgraded()
     change(
         file,
@@ -766,11 +770,11 @@ def test_what_is_found_cannot_steer_a_terminal(upgraded: MakeFile) -> None:
     shown = invoke("doctor", db=file.path).stdout
     assert "\x1b" not in shown
     assert "[31m x: in embedding" in shown
-    (found,) = json.loads(invoke("doctor", "--json", db=file.path).stdout)["findings"]
-    assert found["ids"] == ["\x1b[31m\nx"]
+    (finding,) = json.loads(invoke("doctor", "--json", db=file.path).stdout)["findings"]
+    assert finding["ids"] == ["\x1b[31m\nx"]
 
 
-def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) -> None:
+def test_doctor_fix_lists_confirms_and_repairs(clustered: UpgradedFile) -> None:
     path = clustered.path
     assert "orphan_assignment: none\n" in succeed("doctor", "--fix", db=path).stdout
     change(clustered, "DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
@@ -783,9 +787,9 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert "Delete?" in refused.stderr
     assert snapshot(path) == before
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
-        said = fail(2, "doctor", "--fix", "--yes", *words, db=path)
+        message = fail(2, "doctor", "--fix", "--yes", *words, db=path)
         kinds = "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree, damaged_neighbours"
-        assert f"{kinds} can be mended" in said
+        assert f"{kinds} can be repaired" in message
     path.chmod(0o444)
     assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
     path.chmod(0o644)
@@ -793,7 +797,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert succeed("doctor", "--fix", "broken_clustering", "--yes", db=path).stdout.endswith("Deleted 1.\n")
     assert stored(clustered) == []
     fixed = json.loads(succeed("doctor", "--fix", "--yes", "--json", db=path).stdout)["fixed"]
-    assert [(one["kind"], one["count"], one["left"]) for one in fixed] == [
+    assert [(finding["kind"], finding["count"], finding["left"]) for finding in fixed] == [
         ("duplicate_embedding", 0, 0),
         ("orphan_assignment", 40, 0),
         ("broken_clustering", 0, 0),
@@ -806,22 +810,22 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
 @pytest.mark.parametrize(
     "words", [["--limit", "-1"], ["--limit", "many"], ["nonsense"], ["--fix", "bad_id"], ["--fix", "--json"]]
 )
-def test_wrong_words_to_the_doctor(clustered: UpgradedFile, words: list[str]) -> None:
+def test_doctor_refuses_wrong_arguments(clustered: UpgradedFile, words: list[str]) -> None:
     fail(2, "doctor", *words, db=clustered.path)
 
 
-def test_no_share_is_above_all_where_rows_are_not_a_clusterings_own(clustered: UpgradedFile) -> None:
+def test_no_share_exceeds_100_percent_in_a_damaged_clustering(clustered: UpgradedFile) -> None:
     # 14 embeddings with the assignments of another model's clustering: 2107.1 %.
     change(clustered, "UPDATE cluster SET size = 295 WHERE label = 0")
-    said = succeed("show-clustering", "--model", "Nomic", db=clustered.path).stdout
-    assert "The stored counts and the rows differ; panic-tda doctor says more." in said
-    assert "%" not in next(line for line in said.splitlines() if " 295 " in line)
+    output = succeed("show-clustering", "--model", "Nomic", db=clustered.path).stdout
+    assert "The stored counts and the rows differ; panic-tda doctor says more." in output
+    assert "%" not in next(line for line in output.splitlines() if " 295 " in line)
 
 
 # ---------------------------------------------------------------------------- logs
 
 
-def test_how_much_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_verbose_and_quiet_change_what_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
     usual = succeed("cluster-embeddings", db=file.path).stderr
     quiet = succeed("cluster-embeddings", "-q", db=file.path).stderr
@@ -837,7 +841,7 @@ def test_how_much_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
     assert "Nomic: 40 embeddings" in log.read_text()
 
 
-def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracebacks_go_to_the_log_file_only(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     from panic_tda import clustering_manager
     from panic_tda.storage.read import results
 
@@ -846,24 +850,24 @@ def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", broken)
     file = upgraded()
-    said = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
-    assert "unexpected ZeroDivisionError: a fault of ours" in said
+    message = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
+    assert "unexpected ZeroDivisionError: a fault of ours" in message
     assert "Traceback" in Path("run.log").read_text()
     monkeypatch.setattr(results, "list_all_clusterings", broken)
-    said = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
-    assert "unexpected ZeroDivisionError" in said
-    assert "--log-file" in said
+    message = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
+    assert "unexpected ZeroDivisionError" in message
+    assert "--log-file" in message
     assert "Traceback" in Path("list.log").read_text()
 
 
-def test_a_log_file_that_cannot_be_written(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_a_log_file_that_cannot_be_written_is_an_error(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     (tmp_path / "text").write_text("")
     for target in (tmp_path, tmp_path / "text" / "run.log"):
         assert "cannot write the log file" in fail(2, "list-clusterings", "--log-file", target, db=file.path)
 
 
-def test_wrong_options_are_json_where_json_was_asked_for(tmp_path: Path) -> None:
+def test_errors_are_json_with_the_option_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["show-clustering", "--json", "--limit", "many"])
     assert result.exit_code == 2
     error = json.loads(result.stdout)["error"]
@@ -882,9 +886,11 @@ def test_models_of_thousands_are_clustered_exactly_by_default(
     result = invoke("cluster-embeddings", "--json", db=file.path)
     assert result.exit_code == 0, result.stderr
     outcomes = json.loads(result.stdout)["results"]
-    shown = [(found["embedding_model"], found["n_embeddings"], found["backend"]) for found in outcomes]
+    shown = [
+        (outcome["embedding_model"], outcome["n_embeddings"], outcome["backend"]) for outcome in outcomes
+    ]
     assert shown == [(model, 3_000, "tiled") for model in models]
-    assert all(found["exact"] for found in outcomes)
+    assert all(outcome["exact"] for outcome in outcomes)
     with opened(file.path) as connection:
         stored = connection.execute(
             "SELECT json_extract(r.parameters, '$.backend'), count(*) "
@@ -893,17 +899,17 @@ def test_models_of_thousands_are_clustered_exactly_by_default(
     assert stored == [("tiled", 3_000)] * 3
 
 
-def test_ctrl_c_at_a_question_is_an_interruption(clustered: UpgradedFile) -> None:
+def test_ctrl_c_at_a_question_exits_130(clustered: UpgradedFile) -> None:
     before = snapshot(clustered.path)
     command = [sys.executable, "-m", "panic_tda", "delete-clusterings", "--all", "--db", str(clustered.path)]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with processes.started(command, cwd=clustered.path.parent, env=env, stdin=subprocess.PIPE) as process:
         assert process.stderr is not None
-        asked = ""
-        while not asked.endswith("Delete? [y/N]: "):
+        question = ""
+        while not question.endswith("Delete? [y/N]: "):
             character = process.stderr.read(1)
-            assert character, f"ended without a question: {asked}"
-            asked += character
+            assert character, f"ended without a question: {question}"
+            question += character
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,4 +1,4 @@
-"""No output is a database, lies beside one or is an input; and none is readable by more than its database."""
+"""Test that no output replaces a database or an input, or is more readable than its database."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "kind", ["database", "link", "hard link", "relative", "other database", "states", "kept result"]
 )
-def test_no_output_takes_the_place_of_a_database_or_of_what_belongs_to_it(
+def test_no_output_replaces_a_database_or_its_files(
     file: UpgradedFile, tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = ENDS.get(name, "")
@@ -92,7 +92,7 @@ def test_no_output_takes_the_place_of_a_database_or_of_what_belongs_to_it(
 
 @pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
 @pytest.mark.parametrize("name", ["report-clustering", "--log-file"])
-def test_what_sqlite_writes_beside_a_database_is_no_output(
+def test_no_output_has_the_name_of_a_file_that_sqlite_writes(
     file: UpgradedFile, tmp_path: Path, name: str, end: str
 ) -> None:
     writer = sqlite3.connect(file.path)
@@ -151,7 +151,7 @@ def test_the_folder_beside_a_database_may_be_named(file: UpgradedFile) -> None:
 
 
 @pytest.mark.parametrize("name", ["report-clustering", "export-clustering", "export-trajectories"])
-def test_a_log_does_not_go_into_the_output(
+def test_a_log_file_is_not_the_output_file(
     file: UpgradedFile, tmp_path: Path, spellings: Callable[[Path], list[str]], name: str
 ) -> None:
     output = tmp_path / f"output{ENDS.get(name, '.html')}"
@@ -189,7 +189,7 @@ def test_an_import_makes_no_database_beside_another(file: UpgradedFile, tmp_path
     assert contents(tmp_path) == before
 
 
-def test_the_log_of_an_import_is_none_of_its_files(tmp_path: Path) -> None:
+def test_the_log_of_an_import_is_not_one_of_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "dump"
     folder.mkdir()
     copies = [tmp_path / "rows.parquet", folder / "runs.parquet"]
@@ -217,7 +217,7 @@ def test_the_log_of_a_copy_is_neither_of_its_databases(file: UpgradedFile, tmp_p
     [(0o640, tuple(COMMANDS)), *((mode, ("export-clustering",)) for mode in (0o600, 0o644, 0o444, 0o660))],
 )
 @pytest.mark.usefixtures("umask")
-def test_nothing_made_of_a_database_is_readable_by_more(
+def test_outputs_are_readable_by_no_more_users_than_the_database(
     file: UpgradedFile, tmp_path: Path, mode: int, names: tuple[str, ...]
 ) -> None:
     file.path.chmod(mode)
@@ -232,7 +232,7 @@ def test_nothing_made_of_a_database_is_readable_by_more(
 
 
 @pytest.mark.usefixtures("umask")
-def test_a_replaced_file_is_readable_by_no_more_than_before(file: UpgradedFile, tmp_path: Path) -> None:
+def test_a_replaced_file_is_readable_by_no_more_users_than_before(file: UpgradedFile, tmp_path: Path) -> None:
     for before, of_database, after in ((0o600, 0o644, 0o600), (0o644, 0o600, 0o600), (0o666, 0o666, 0o644)):
         file.path.chmod(of_database)
         target = tmp_path / "rows.csv"
@@ -243,11 +243,11 @@ def test_a_replaced_file_is_readable_by_no_more_than_before(file: UpgradedFile, 
 
 
 @pytest.mark.usefixtures("umask")
-def test_kept_results_are_for_their_owner_alone(file: UpgradedFile) -> None:
+def test_pending_results_are_readable_by_their_owner_only(file: UpgradedFile) -> None:
     assert pending.write_pending(file.database, make_finished(ids_of(file))).stat().st_mode & 0o777 == 0o600
 
 
-def test_names_that_only_look_alike_are_outputs(tmp_path: Path) -> None:
+def test_similar_file_names_are_allowed_as_outputs(tmp_path: Path) -> None:
     for name in ("report-wal", "x.panic-tda", "notes.pending-1.arrow", "d.sqlite-walk"):
         require_safe_output(tmp_path / name)
     write_field_file(tmp_path / "d.sqlite")

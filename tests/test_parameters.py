@@ -1,4 +1,4 @@
-"""Parameters are validated once, and what a run used is derived in one place."""
+"""Test that parameters are validated once, and that effective values are derived in one place."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_smallest_cluster_is_a_thousandth_of_the_rows_and_at_least_two(n_row
 
 
 @given(st.integers(1, 10_000))
-def test_a_share_of_whole_thousands_is_exact(thousands: int) -> None:
+def test_a_share_of_thousands_of_rows_is_exact(thousands: int) -> None:
     # 0.001 * 3000 is 3.0000000000000004 in floating point: rounded up as it is, that would be 4 rows.
     assert ClusteringParameters(min_cluster_size=0.001).resolve(1000 * thousands).min_cluster_size == max(
         2, thousands
@@ -173,7 +173,7 @@ def test_other_cluster_sizes_are_refused(text: str) -> None:
         from_options(min_cluster_size=text)
 
 
-def test_options_without_a_cluster_size_take_the_default() -> None:
+def test_options_without_a_cluster_size_use_the_default() -> None:
     assert from_options(epsilon=0.3) == ClusteringParameters(epsilon=0.3)
 
 
@@ -189,7 +189,7 @@ def test_other_factors_are_taken_as_they_are(factor: int) -> None:
     assert type(validate_downsample(factor)) is int
 
 
-def test_chords_and_cosines() -> None:
+def test_chord_and_cosine_distances_are_converted() -> None:
     assert chord_to_cosine(parameters.EPSILON) == pytest.approx(0.08)
     assert chord_to_cosine(2) == 2
     first, second = np.array([1.0, 0.0]), np.array([0.6, 0.8])
@@ -215,7 +215,7 @@ def test_resources_of_another_type_are_refused_by_name(name: str, value: Any) ->
         Resources(**{name: value})
 
 
-def test_numbers_of_numpy_become_plain_where_they_enter() -> None:
+def test_numpy_numbers_are_converted_to_python_numbers() -> None:
     parameters = ClusteringParameters(
         epsilon=np.float64(0.3),
         min_cluster_size=np.float32(0.25),
@@ -282,13 +282,13 @@ VALUES: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("settings", "message"), VOID_PAIRS)
-def test_an_option_that_another_makes_void_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_an_option_without_effect_beside_another_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
         ClusteringParameters(**settings).resolve(100)
 
 
 def random_rows(seed: int) -> NDArray[np.float64]:
-    """Clouds of several widths, or of one: on one or the other every option changes something."""
+    """Return clouds of several widths or of one width, so that every option has an effect."""
     rng = np.random.default_rng(seed)
     cloud = rng.integers(0, (8, 1)[seed % 2], 110)
     spread = rng.choice([0.02, 0.1, 0.4], 8)[cloud, None] if cloud.any() else 0.15
@@ -310,7 +310,7 @@ def labels_of(seed: int, settings: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(VALUES, 2)))
-def test_of_every_pair_each_option_has_an_effect_or_is_refused(first: str, second: str) -> None:
+def test_in_every_pair_each_option_has_an_effect_or_is_refused(first: str, second: str) -> None:
     for option, other_option in ((first, second), (second, first)):
         for value in VALUES[other_option]:
             # An option is void beside a value if it changes nothing on any ground, and is not refused there.
@@ -371,18 +371,18 @@ def test_effective_parameters_are_plain_numbers_whatever_was_given() -> None:
         ("1TiB", 1 << 40),
     ],
 )
-def test_sizes(text: str, expected: int) -> None:
+def test_sizes_are_read_with_their_units(text: str, expected: int) -> None:
     assert parse_bytes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "two GiB", "-1GiB", "1PiB", "nan"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match="GiB"):
         parse_bytes(text)
 
 
 @pytest.mark.parametrize("text", ["2", "2 ", " 2 B", "0", "0.5MiB", "1023KiB", "1MB", "0GiB"])
-def test_a_memory_limit_in_which_nothing_can_be_done_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_memory_limit_that_is_too_small_is_refused(text: str, tmp_path: Path) -> None:
     """A number without a unit is bytes."""
     message = "memory_limit must be at least 1 MiB .* such as 2GiB"
     with pytest.raises(InvalidParameter, match=message):

@@ -1,4 +1,4 @@
-"""A path that begins with `~` leads to the home folder, and no folder called `~` is ever made."""
+"""Test that a leading `~` is expanded to the home folder, and that no folder named `~` is created."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_no_option_has_a_type_of_its_own_for_paths() -> None:
     assert all(kind is options.PATH for kind in paths)
 
 
-def test_from_python_too(home: Path) -> None:
+def test_paths_given_in_python_are_expanded_too(home: Path) -> None:
     (home / "sample.parquet").write_bytes(SAMPLE.read_bytes())
     for number, target in enumerate(("~/0.sqlite", Path("~/1.sqlite"), "sqlite:///~/2.sqlite")):
         database = open_database(target, create=True)
@@ -104,7 +104,7 @@ def test_from_python_too(home: Path) -> None:
     assert is_here_empty()
 
 
-def test_a_user_who_is_known_has_a_home_and_a_name_that_is_nobodys_stays(home: Path) -> None:
+def test_tilde_user_is_expanded_for_known_users_only(home: Path) -> None:
     pwd = pytest.importorskip("pwd")
     user = pwd.getpwuid(0)
     assert expand_home(f"~{user.pw_name}/x") == Path(user.pw_dir, "x")
@@ -114,7 +114,7 @@ def test_a_user_who_is_known_has_a_home_and_a_name_that_is_nobodys_stays(home: P
     assert expand_home("a~/x") == Path("a~/x")
 
 
-def test_without_a_home_folder_the_path_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_without_a_home_folder_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "~")
     with pytest.raises(WrongUsage, match=r"~/x\.sqlite is in the home folder, which is unknown; set HOME"):
         open_database("~/x.sqlite", create=True)
@@ -138,5 +138,5 @@ def test_without_a_home_folder_the_path_is_refused(home: Path, monkeypatch: pyte
         ("", None),
     ],
 )
-def test_the_file_of_a_database(target: str, path: str | None) -> None:
+def test_the_path_of_a_database_is_expanded(target: str, path: str | None) -> None:
     assert find_database_file(target) == (None if path is None else Path(path))

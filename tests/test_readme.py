@@ -1,4 +1,4 @@
-"""Sessions, SQL and Python of the README and the handbook run, and print what is shown."""
+"""Run the sessions, SQL and Python of README and handbook, and compare the output with what is shown."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shell, list[str]]:
-    """A folder after the README's session, and what each of its commands printed."""
+    """Run the README's session; return its folder and the output of each command."""
     shell = Shell(tmp_path_factory.mktemp("readme"))
     return shell, shell.run(*(command for command, _ in split_session(SESSION.text)))
 
 
 def normalize(output: str) -> str:
-    """Take out what is another in every run, and the widths that follow from it."""
+    """Replace what differs between runs (times, ids, sizes) and the widths that depend on it."""
     for pattern, name in (
         (r"\b\d{4}-\d\d-\d\d \d\d:\d\d( UTC)?", "TIME"),
         (r"\b\d+\.\d s\b", "SECONDS"),
@@ -103,14 +103,14 @@ def normalize(output: str) -> str:
     return output.strip()
 
 
-def test_session_of_the_readme_goes_as_it_says(session: tuple[Shell, list[str]]) -> None:
+def test_session_of_the_readme_prints_what_it_shows(session: tuple[Shell, list[str]]) -> None:
     shown = [normalize(output) for _, output in split_session(SESSION.text)]
     assert [normalize(output) for output in session[1]] == shown
     assert sum(map(bool, shown)) == 3
 
 
 @pytest.mark.parametrize("page", SESSIONS)
-def test_sessions_of_the_handbook_go_as_they_say(
+def test_sessions_of_the_handbook_print_what_they_show(
     page: str, session: tuple[Shell, list[str]], tmp_path: Path
 ) -> None:
     pairs = [pair for block in find_blocks("console", page) for pair in split_session(block.text)]
@@ -143,7 +143,7 @@ def results(session: tuple[Shell, list[str]]) -> Iterator[list[list[tuple[object
     connection.close()
 
 
-def test_sql_of_the_handbook_finds_what_it_says(results: list[list[tuple[object, ...]]]) -> None:
+def test_sql_of_the_handbook_returns_what_it_shows(results: list[list[tuple[object, ...]]]) -> None:
     sizes, medoids, walk = results
     assert [row[:2] for row in sizes] == [row[:2] for row in medoids]
     assert f"{len(sizes) - 3} smaller clusters" in SESSION.text

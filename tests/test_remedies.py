@@ -1,4 +1,4 @@
-"""Commands, options, extras and scripts exist that messages, help, README and handbook name."""
+"""Test that commands, options, extras and scripts named in messages, help and documents exist."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PIP = re.compile(r"pip install (?:-e )?(?:'([^']+)'|([\w.\[\]]+))")
 
 
 def messages_of(path: Path) -> Iterator[str]:
-    """Yield the texts in a module, placeholders as …, and no docstrings but those that are help."""
+    """Yield the texts of a module with placeholders as …, without docstrings that are not help."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {
         id(node.body[0].value)
@@ -100,7 +100,7 @@ def test_commands_that_are_named_exist() -> None:
     assert [pair for pair in named if pair[1] not in main.commands] == []
 
 
-def test_command_lines_that_are_shown_are_understood() -> None:
+def test_command_lines_in_messages_parse() -> None:
     """Each begins with a command, and its options are that command's."""
     checked = 0
     for place, line in find_remedies(COMMAND, TOLD | SHELL):
@@ -133,7 +133,7 @@ def test_command_lines_of_the_documents_parse(block: Block) -> None:
             main.commands[name].make_context(name, words)
 
 
-def test_what_pip_is_told_to_install_can_be_installed() -> None:
+def test_extras_named_in_messages_exist() -> None:
     """This package is in no index: an extra of it takes a checkout."""
     remedies = find_remedies(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
     remedies += [("installing", extra) for extra in re.findall(r"`(\.\[\w+\])`", PAGES["installing"])]

@@ -1,4 +1,4 @@
-"""The shell scripts, run as a user runs them."""
+"""Run the shell scripts as a user does."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_perform_clustering_shows_a_wrong_option_at_once(sample: Path) -> None:
     Path(process.stdout.splitlines()[1].removeprefix("log ")).unlink()
 
 
-def test_downsample_ladder_takes_all_rows_where_they_fit(sample: Path) -> None:
+def test_downsample_ladder_uses_all_rows_if_they_finish_in_time(sample: Path) -> None:
     script = str(ROOT / "scripts" / "downsample-ladder.sh")
     # The path is meant from where the user stands, and the table is what stdout has.
     command = [script, "1", "--db", sample.name, "--epsilon", "0.5", "--min-samples", "5"]
@@ -120,7 +120,7 @@ TRAPS = ("click", "numpy", "sqlalchemy", "alembic", "pyarrow", "numba", "rich", 
 
 @pytest.fixture
 def trapped_sample(sample: Path) -> Path:
-    """Beside the database lie modules named like ours, which say that they were executed."""
+    """Return the sample with modules named like ours next to it, which report being executed."""
     for name in TRAPS:
         (sample.parent / f"{name}.py").write_text(
             f"open('executed-{name}', 'w')\nraise ImportError('a trap')\n"
@@ -222,7 +222,7 @@ def test_no_pruning_leaves_out_an_edge() -> None:
     assert {"nothing", "pruned rows", "axes", "everything"} <= set(rows)
 
 
-def test_the_whole_way_is_measured_stage_by_stage() -> None:
+def test_the_full_run_is_measured_stage_by_stage() -> None:
     rows = _table(_python("million.py", "--real", "2600", "--flat", "2600", "--peers", "faiss"))
     assert [row[0] for row in rows].count("faiss") == 2
     half = len(rows) // 2

@@ -1,4 +1,4 @@
-"""Counts stand with the right form of their noun: no message says 1 runs."""
+"""Test that counts have the right form of their noun: no message says 1 runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MORE_THAN_ONE = {
 
 
 def messages() -> Iterator[tuple[str, str, str]]:
-    """Yield where a value stands before a plural: the file, the expression, and what follows."""
+    """Yield the file, the expression and the following text of each value in a message."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.JoinedStr):
@@ -63,7 +63,7 @@ def messages() -> Iterator[tuple[str, str, str]]:
                     yield path.name, ast.unparse(value.value), str(text.value)
 
 
-def test_no_count_stands_before_a_plural_that_it_may_not_have() -> None:
+def test_every_count_has_the_right_form_of_its_noun() -> None:
     messages_of_package = list(messages())
     assert len(messages_of_package) > 500
     counted = [message for message in messages_of_package if COUNTED.match(message[2])]
@@ -74,7 +74,7 @@ def test_no_count_stands_before_a_plural_that_it_may_not_have() -> None:
     ] == []
 
 
-def test_nouns_have_their_forms() -> None:
+def test_pluralize_returns_singular_and_plural_forms() -> None:
     assert [pluralize(number, "visit") for number in (0, 1, 1.0, 1.5, 2)] == [
         *("visits", "visit", "visit", "visits", "visits")
     ]
@@ -91,5 +91,5 @@ def test_nouns_have_their_forms() -> None:
         (3 << 40, "3,072.0 GiB"),
     ],
 )
-def test_bytes_as_people_say_them(size: int, text: str) -> None:
+def test_format_bytes_uses_mebibytes_and_gibibytes(size: int, text: str) -> None:
     assert format_bytes(size) == text

@@ -1,4 +1,4 @@
-"""The work folder: what is kept there and what goes, and runs that have none."""
+"""Test the work folder: what is kept there, what is removed, and runs without one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TWO_MODELS = FieldSpec(text_models=("A", "B"), runs=8, length=60)
 
 
 def leave_states(root: Path) -> None:
-    """Leave what killed runs with two sets of parameters leave."""
+    """Write the states of killed runs with two sets of parameters."""
     for k in (3, 4):
         checkpoint = Checkpoint(root, "rows")
         checkpoint.open(k=k)
@@ -39,7 +39,7 @@ def states(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])
-def test_states_of_the_models_that_are_clustered_are_discarded_when_that_is_said(
+def test_states_of_the_clustered_models_are_discarded_on_request(
     upgraded: MakeFile, tmp_path: Path, checkpoints: bool
 ) -> None:
     database, work = upgraded(TWO_MODELS).database, tmp_path / "work"
@@ -56,7 +56,7 @@ def test_states_of_the_models_that_are_clustered_are_discarded_when_that_is_said
     assert len(states(work / "B")) == 2
 
 
-def test_the_command_discards_when_it_is_told_to(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_discard_checkpoints_removes_states(upgraded: MakeFile, tmp_path: Path) -> None:
     file, work = upgraded(TWO_MODELS), tmp_path / "work"
     words = ["cluster-embeddings", "A", "--db", str(file.path), "--work-dir", str(work)]
     for option, left in (([], 2), (["--discard-checkpoints"], 0)):
@@ -67,7 +67,7 @@ def test_the_command_discards_when_it_is_told_to(upgraded: MakeFile, tmp_path: P
 
 
 @pytest.mark.parametrize("discard", [True, False])
-def test_a_work_folder_that_is_a_file_costs_the_chance_to_go_on_and_not_the_run(
+def test_a_work_folder_that_is_a_file_disables_states_but_not_the_run(
     upgraded: MakeFile, discard: bool
 ) -> None:
     file = upgraded(TWO_MODELS)
@@ -81,7 +81,7 @@ def test_a_work_folder_that_is_a_file_costs_the_chance_to_go_on_and_not_the_run(
 
 
 @pytest.mark.parametrize("discard", [True, False])
-def test_a_work_folder_that_cannot_be_made_costs_no_run(
+def test_a_work_folder_that_cannot_be_made_does_not_fail_the_run(
     upgraded: MakeFile, tmp_path: Path, discard: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No file system takes names of 300 characters; models may have such."""
@@ -93,7 +93,7 @@ def test_a_work_folder_that_cannot_be_made_costs_no_run(
     assert "could not be removed" not in caplog.text
 
 
-def test_where_a_file_is_needed_such_a_folder_is_an_error_that_names_the_option(
+def test_an_unusable_work_folder_is_an_error_if_files_are_needed(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
@@ -110,7 +110,7 @@ def test_where_a_file_is_needed_such_a_folder_is_an_error_that_names_the_option(
 def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The neighbour lists went into the temporary folder, which is often memory itself."""
+    """The neighbour lists were in the temporary folder, which is often in memory."""
     file = upgraded(TWO_MODELS)
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not" / "for" / "this"))
@@ -124,7 +124,7 @@ def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
 
 
 def plant(folder: Path) -> dict[str, bytes]:
-    """Fill somebody's folder with what looks like states, and return what is in it."""
+    """Fill another user's folder with files like states, and return its contents."""
     (folder / ("a" * 16)).mkdir(parents=True)
     for place in (folder, folder / ("a" * 16)):
         for name in ("neighbours.npz", "finished-tree.state", "checkpoint.json", "x.panic-tda.partial"):
@@ -138,7 +138,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("discard", [True, False])
 @pytest.mark.parametrize("link", ["root", "model", "key"])
-def test_a_link_in_the_work_folder_leads_nowhere(
+def test_links_in_the_work_folder_are_not_followed(
     upgraded: MakeFile, tmp_path: Path, link: str, discard: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(TWO_MODELS)
@@ -159,7 +159,9 @@ def test_a_link_in_the_work_folder_leads_nowhere(
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "fifo", "folder"])
-def test_what_has_the_name_of_a_partial_state_is_not_written_to(tmp_path: Path, kind: str) -> None:
+def test_an_existing_file_with_the_name_of_a_partial_state_is_not_written_to(
+    tmp_path: Path, kind: str
+) -> None:
     checkpoint = Checkpoint(tmp_path / "work", "rows")
     checkpoint.open(k=3)
     checkpoint.save("state", rows=np.arange(3))
@@ -184,7 +186,7 @@ def test_what_has_the_name_of_a_partial_state_is_not_written_to(tmp_path: Path, 
     assert stored["rows"].tolist() == list(range(3 if kind == "folder" else 4))
 
 
-def test_a_link_in_the_place_of_states_is_neither_read_nor_written_nor_emptied(
+def test_a_link_in_place_of_the_state_folder_is_not_followed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     theirs = Checkpoint(tmp_path / "theirs", "rows")
@@ -204,7 +206,7 @@ def test_a_link_in_the_place_of_states_is_neither_read_nor_written_nor_emptied(
     assert caplog.text.count(str(ours.folder)) >= 2
 
 
-def test_the_folder_that_is_named_may_be_a_link(
+def test_the_named_work_folder_may_be_a_link(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
@@ -218,7 +220,7 @@ def test_the_folder_that_is_named_may_be_a_link(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_states_are_for_their_owner_alone(tmp_path: Path) -> None:
+def test_states_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     leave_states(tmp_path / "work" / "A")
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "work").rglob("*") if path.is_file()}
     assert modes == {0o600}
@@ -227,7 +229,7 @@ def test_states_are_for_their_owner_alone(tmp_path: Path) -> None:
     }
 
 
-def test_states_of_an_earlier_version_are_told_of_and_go_with_the_run(
+def test_states_of_an_earlier_version_are_logged_and_removed_with_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as earlier:

@@ -1,4 +1,4 @@
-"""`cluster-embeddings --workers` stores what it stores without, and refuses what workers cannot do."""
+"""Test that `cluster-embeddings --workers` stores the same result, and what workers refuse."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(database: Database, *words: str) -> list[dict[str, Any]]:
 
 
 def stored(database: Database, clustering_id: str) -> dict[str, Any]:
-    """Everything that depends on the clusters, and what is unique in their tree."""
+    """Return everything that depends on the clusters, and the sorted tree heights."""
     with database.session() as session:
         summary = find_clustering(session, clustering_id)
         tree = read_tree(session.connection(), summary.id)
@@ -89,7 +89,7 @@ def test_the_sample_and_a_field_file_are_clustered_by_workers_as_without(tmp_pat
         (("--scheduler", " "), 2, "an address such as tcp://host:8786"),
     ],
 )
-def test_what_workers_cannot_do_is_refused(
+def test_options_that_workers_do_not_support_are_refused(
     words: tuple[str, ...], code: int, message: str, tmp_path: Path
 ) -> None:
     database = open_database(tmp_path / "empty.sqlite", create=True)

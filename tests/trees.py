@@ -1,4 +1,4 @@
-"""Spanning trees of the data sets and by hand, the grid of parameters, and how results are compared."""
+"""Spanning trees of the data sets and by hand, the grid of parameters, and comparisons of results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def distances_of(name: str) -> FloatArray:
 
 @cache
 def tree_of(name: str, min_samples: int) -> SpanningTree:
-    """A minimum spanning tree that knows nothing of the floor."""
+    """Return a minimum spanning tree without the distance floor."""
     return reference.prim_tree(reference.mutual_reachability(distances_of(name), min_samples))
 
 
@@ -75,7 +75,7 @@ def edges(*triples: tuple[int, int, float]) -> SpanningTree:
 
 
 def path(heights: Sequence[float]) -> SpanningTree:
-    """A tree in which row i + 1 hangs on row i."""
+    """Return a tree that joins row i + 1 to row i."""
     rows = np.arange(len(heights))
     return SpanningTree(rows, rows + 1, np.array(heights, dtype=np.float64))
 

@@ -21,7 +21,7 @@ from panic_tda.cli.rendering import common
 def upgrade(database: str, yes: bool) -> None:
     """Upgrade the database of a generation pipeline.
 
-    Adds the clustering tables of this version. Lists first which old clustering tables it drops, and asks.
+    Adds the clustering tables of this version. First lists which old clustering tables it drops, then asks.
     No other row changes.
     """
     from panic_tda.storage.database import open_database
@@ -155,8 +155,8 @@ def doctor(
     generation pipeline before and after their upgrade. Exits 1 if there are findings. Reads every vector
     once and no image, and changes nothing. KIND limits the check to these kinds of findings.
 
-    With --fix: deletes exact duplicates, orphaned assignments, broken clusterings and damaged trees (or KIND
-    alone). It shows the counts first, and asks. With --environment: shows the libraries and devices of this
+    With --fix: deletes exact duplicates, orphaned assignments, broken clusterings and damaged trees (or only
+    KIND). It shows the counts first, and asks. With --environment: shows the libraries and devices of this
     machine, which backends run on it, and what the others need.
     """
     if environment:

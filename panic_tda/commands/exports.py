@@ -17,7 +17,7 @@ _file = click.argument("file", type=options.PATH, metavar="FILE")
 @options.command("export-clustering", example="export-clustering latest rows.parquet --model MiniLM")
 @_reference
 @_file
-@options.model("Take the latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @option("--with-vectors", is_flag=True, help="Add the vectors; import-embeddings reads such a file.")
 @option(
     "--with-map",
@@ -78,7 +78,7 @@ def export_clustering(
 @options.command("export-trajectories", example="export-trajectories latest steps.parquet --model MiniLM")
 @_reference
 @_file
-@options.model("Take the latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @option("--with-drift", is_flag=True, help="Add the distances to the run's first step and to the one before.")
 @options.core_probability
 @options.force

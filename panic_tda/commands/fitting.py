@@ -184,7 +184,7 @@ def _is_overridden(workers: int | None) -> bool:
 
 @options.command("recut-clustering", example="recut-clustering latest --model MiniLM --epsilon 0.3")
 @options.reference
-@options.model("Take the latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @_cut("--epsilon", type=float, help=f"{_EPSILON}  {_UNCHANGED}")
 @_cut("--min-cluster-size", metavar="N|P%", help=f"{options.MIN_CLUSTER_SIZE}  {_UNCHANGED}")
 @_cut(

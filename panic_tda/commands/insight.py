@@ -20,7 +20,7 @@ _EPSILONS = (
 
 @options.command("sweep-clustering", example="sweep-clustering latest --model MiniLM --epsilon 0.2:0.6:0.1")
 @options.reference
-@options.model("Take the latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @option(
     "--min-samples",
     callback=options.values(int),
@@ -92,7 +92,7 @@ def sweep_clustering(
 
 @options.command("show-density", example="show-density latest --model MiniLM")
 @options.reference
-@options.model("Take the latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @options.json_output
 @options.common
 def show_density(database: str, reference: str, model: str | None, as_json: bool) -> None:
@@ -127,7 +127,7 @@ def compare_clusterings(
     """Compare two clusterings, cluster by cluster.
 
     Shows how alike they are, and what became of each cluster of A in B. They are compared on the embeddings
-    that both contain; if they share none, as those of two models, on the invocations. A and B are ids, which
+    that both contain; if they share none, as with two models, on the invocations. A and B are ids, which
     may be shortened, or latest.
     """
     from panic_tda.cli.rendering import comparison as rendering

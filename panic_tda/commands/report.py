@@ -16,7 +16,7 @@ from panic_tda.wording import pluralize
 N_LABELS, WIDTH, MAP_ROWS = 30, 7.2, 50_000
 
 _log = logging.getLogger(__name__)
-_model = options.model("Take the latest clustering of this embedding model.")
+_model = options.model("Use the latest clustering of this embedding model.")
 _map_rows = option(
     "--map-rows",
     type=click.IntRange(min=1),
@@ -102,7 +102,7 @@ def report_clustering(
     help="Label clusters by the words that set them apart, not by their medoids; all texts are read.",
 )
 @option("--title", metavar="TEXT", help="Title; an empty one leaves it out.  [default: names the model]")
-@option("--dark", is_flag=True, help="Draw on black.")
+@option("--dark", is_flag=True, help="Draw on a black background.")
 @option(
     "--width",
     type=click.FloatRange(2, 40),

@@ -53,7 +53,7 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
     "--words",
     "with_words",
     is_flag=True,
-    help="Also the words that set each cluster apart; all texts are read.",
+    help="Show also the words that set each cluster apart; all texts are read.",
 )
 @options.json_output
 @options.common
@@ -117,7 +117,7 @@ def delete_clusterings(
 ) -> None:
     """Delete clusterings; the embeddings stay.
 
-    Deletes the clusters and assignments too. Lists first what it deletes, and asks.
+    Deletes the clusters and assignments too. First lists what it deletes, then asks.
     """
     from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current

@@ -15,14 +15,14 @@ GROUPINGS = ("network", "prompt", "model", "t2i", "i2t", "network,prompt")
 
 @options.command("show-trajectories", example="show-trajectories latest --model MiniLM --by network,prompt")
 @options.reference
-@options.model("Take the latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @option(
     "--by",
     type=click.Choice(GROUPINGS),
     default=GROUPINGS[0],
     show_default=True,
-    help="What runs are grouped by: model wrote what was embedded; t2i and i2t are the text-to-image and the "
-    "image-to-text models of the network.",
+    help="Group the runs; model is the model that generated the embedded outputs; t2i and i2t are the "
+    "text-to-image and the image-to-text models of the network.",
 )
 @option("--runs", "all_runs", is_flag=True, help="Show every run too.")
 @option(
@@ -59,8 +59,8 @@ def show_trajectories(
 ) -> None:
     """Show how runs move between the clusters.
 
-    Shows dwell times, transitions and repeated texts. A step between two clusters counts to the one visited
-    last. Repeats are those of the texts alone. Intervals are 95 % bootstrap intervals over runs. ID may be
+    Shows dwell times, transitions and repeated texts. A step in no cluster counts for the cluster visited
+    last. Repeats are found in the texts only. Intervals are 95 % bootstrap intervals over runs. ID may be
     shortened.
     """
     from panic_tda.cli.rendering import trajectories as rendering

@@ -33,9 +33,9 @@ def stability_clustering(
 ) -> None:
     """Measure how stable clusters are over samples of runs.
 
-    For each cluster the largest Jaccard index with a cluster of each sample is taken. From a mean of 0.75 on
-    it is called stable, up to 0.5 dissolved. Each sample is a fit with the stored parameters on the same
-    backend. ID may be shortened.
+    Takes the largest Jaccard index of each cluster with a cluster of each sample. A cluster with a mean of
+    0.75 or more is called stable, with 0.5 or less dissolved. Each sample is a fit with the stored parameters
+    on the same backend. ID may be shortened.
     """
     from panic_tda.cli.rendering import validation as rendering
     from panic_tda.insight import stability
@@ -97,7 +97,7 @@ def show_divergence(database: str, reference: str, model: str | None, as_json: b
 
     Shows also for how many steps the prompt of a run can be recovered. The mean chord between runs of one
     prompt, and of different prompts, is fitted by d(t) = d_inf - (d_inf - d_0) exp(-t / tau). A prompt is
-    recovered where the nearest mean vector of the other runs is that of its prompt. ID may be shortened.
+    recovered if the nearest mean vector of other runs belongs to the same prompt. ID may be shortened.
     """
     from panic_tda.cli.rendering import validation as rendering
     from panic_tda.insight import divergence

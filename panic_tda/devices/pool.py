@@ -264,5 +264,5 @@ def _describe_exit(process: subprocess.Popen[bytes]) -> str:
         return f"ended with exit status {status}"
     number = -status
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    hint = ", as the system does where memory runs out" if number == signal.SIGKILL else ""
+    hint = ", as the system does when memory runs out" if number == signal.SIGKILL else ""
     return f"was ended by {name}{hint}"

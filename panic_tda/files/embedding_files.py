@@ -220,7 +220,7 @@ class EmbeddingFile:
         for row, kind in enumerate(types):
             if kind == "IMAGE":
                 if texts[row]:
-                    rows.refuse(row, "output_type is image, and an image has no text; got one")
+                    rows.refuse(row, "output_type is image, but the row has a text; images have no text")
                 texts[row] = None
         return texts, types
 

@@ -29,13 +29,13 @@ class Format:
 
 PARQUET, ARROW_FILE, ARROW_STREAM = Format("Parquet"), Format("an Arrow file"), Format("an Arrow stream")
 NPY, NPZ = Format("a NumPy array"), Format("an archive of NumPy arrays")
-NDJSON, CSV = Format("NDJSON (a JSON object a line)"), Format("CSV")
+NDJSON, CSV = Format("NDJSON (one JSON object per line)"), Format("CSV")
 UNKNOWN = Format(
     "neither Parquet nor Arrow", "files of embeddings are Parquet, Arrow, .npy, .npz, CSV or NDJSON"
 )
 _EMPTY = Format("an empty file", "download or write it again")
 _JSON = Format(
-    "JSON that is not one object a line", 'write one line a row: {"text": "…", "vector": [0.1, 0.2]}'
+    "JSON that is not one object per line", 'write one line per row: {"text": "…", "vector": [0.1, 0.2]}'
 )
 _TEXT = Format("a text file without columns", "name its columns in the first line, or " + _WRITE_PARQUET)
 _OTHER_TEXT = Format("text that is not UTF-8", "convert it to UTF-8")

@@ -126,7 +126,7 @@ def open_numpy_file(
         n_texts = texts.count()
         if n_rows is not None and n_texts != n_rows:
             raise BadInput(
-                f"{texts.path} has {n_texts:,} texts, and {path} {n_rows:,} rows; it needs one text a row"
+                f"{texts.path} has {n_texts:,} texts, and {path} {n_rows:,} rows; it needs one text per row"
             )
     read = partial(_read_columns, columns, texts)
     return ArrowFile(path, pa.schema(schema), n_rows, read, format=NUMPY, names=names)

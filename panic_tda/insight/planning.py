@@ -412,7 +412,7 @@ def _write_notes(censuses: Mapping[int, ModelCensus]) -> list[str]:
     if beyond:
         longest = censuses[beyond[0]].longest
         notes.append(
-            f"factors from {longest:,} on keep nothing but the first outputs: the longest run has {longest:,}"
+            f"factors from {longest:,} on keep only the first outputs: the longest run has {longest:,}"
         )
     census = censuses[min(censuses)]
     n_invalid = census.n_sampled - census.n_usable

@@ -58,8 +58,8 @@ def explain_error(error: Exception, path: Path | None, busy_seconds: float) -> s
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
         shown = f" ({name})" if name.startswith("SQLITE_IOERR") else ""
         return (
-            f"{message}{shown}; the file is damaged, or its disk is: work on a copy from before, or save "
-            "what can be read of it with the .recover of SQLite's own shell"
+            f"{message}{shown}; the file is damaged, or its disk is: use an earlier copy, or save what can "
+            "be read with the command .recover of the sqlite3 shell"
         )
     return message
 
@@ -123,8 +123,8 @@ def _explain_refused_write(path: Path) -> str:
         return f"the disk quota of {path.parent} is used up; nothing was changed: make room and run it again"
     if limit != resource.RLIM_INFINITY and code in (0, errno.EFBIG):
         return (
-            f"the disk takes other files, and those of this process may have {format_bytes(limit)} (ulimit "
-            "-f); nothing was changed: raise the limit and run it again"
+            f"the files of this process are limited to {format_bytes(limit)} (ulimit -f), the disk is not "
+            "full; nothing was changed: raise the limit and run it again"
         )
     cause = f" ({os.strerror(code)})" if code else ""
     return (

@@ -1,4 +1,4 @@
-"""Rows on their way to a device: all of them arrive, in order, and nothing is left behind by a failure."""
+"""Test that all rows reach a device in order, and that a failure leaves no memory in use."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SPOILED = FieldSpec(
 
 
 def storage() -> Any:
-    """Return what loads rows, imported when it is needed: a device is tested without SQLAlchemy too."""
+    """Import the loading module when needed, because device tests also run without SQLAlchemy."""
     return importlib.import_module("panic_tda.storage.read.loading")
 
 
 def batches(vectors: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Slices of one array that is overwritten each time, as a driver's buffer may be."""
+    """Yield slices of one array that is overwritten each time, like a driver's buffer."""
     buffer = np.empty((size, vectors.shape[1]), dtype=np.float32)
     for begin in range(0, len(vectors), size):
         part = vectors[begin : begin + size]
@@ -116,7 +116,7 @@ def load_both(database: Database, *, factor: int = 1, skip: bool = False) -> lis
 @pytest.mark.usefixtures("any_device")
 @pytest.mark.parametrize("stage_bytes", [1, 1000, 32 << 20])
 @pytest.mark.parametrize("factor", [1, 3])
-def test_a_database_is_loaded_alike(
+def test_a_database_is_loaded_the_same_on_the_device(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, stage_bytes: int, factor: int
 ) -> None:
     monkeypatch.setattr(device_memory, "STAGE_BYTES", stage_bytes)
@@ -148,7 +148,7 @@ def test_bad_vectors_are_found_on_the_device(upgraded: MakeFile) -> None:
     assert sorted(facts.bad("Nomic"))[0] in str(error.value).replace("-", "")
 
 
-def test_no_copy_is_under_way_after_a_failure(
+def test_no_copy_is_pending_after_a_failure(
     stand_in: StandIn, upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_memory, "STAGE_BYTES", 32 * 8)
@@ -179,7 +179,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def host_peaks(database: Database) -> list[float]:
-    """Most host memory while loading to the device and to the host, as shares of the matrix."""
+    """Return the peak host memory while loading to the device and to the host, as shares of the matrix."""
     census = storage().take_census(database)["Nomic"]
     peaks = []
     for to_device in (True, False):
@@ -218,7 +218,7 @@ def test_host_memory_holds_a_few_batches_beside_a_real_device(upgraded: MakeFile
     assert host_peaks(database)[0] < 0.25
 
 
-def test_running_out_is_explained_with_numbers(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_out_of_memory_error_has_the_sizes(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 2 << 30)
     stand_in.refuses = lambda _n_rows, _n_features: True
     with pytest.raises(DeviceOutOfMemory) as error, translate_out_of_memory(1_100_000, 768, "cuml"):
@@ -233,7 +233,7 @@ def test_running_out_is_explained_with_numbers(stand_in: StandIn, monkeypatch: p
 
 
 @pytest.mark.parametrize(("free_gib", "factor"), [(80, 2), (2, 2), (1, 4), (0.5, 8)])
-def test_the_factor_advised_would_fit(
+def test_the_suggested_factor_fits(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, free_gib: float, factor: int
 ) -> None:
     monkeypatch.setattr(cuda, "allocatable_bytes", lambda: int(free_gib * 2**30))
@@ -245,7 +245,9 @@ def test_the_factor_advised_would_fit(
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_the_exact_backend_is_not_advised_where_it_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exact_backend_is_not_suggested_where_it_ran_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 2 << 30)
     with pytest.raises(DeviceOutOfMemory) as error, translate_out_of_memory(1_100_000, 768, "tiled"):
         raise StandInOutOfMemory
@@ -254,7 +256,7 @@ def test_the_exact_backend_is_not_advised_where_it_ran_out(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_host_memory_that_ran_out_is_no_matter_of_the_device() -> None:
+def test_running_out_of_host_memory_is_not_reported_as_a_device_error() -> None:
     with pytest.raises(MemoryError, match="the host's"), translate_out_of_memory(10, 10, "tiled"):
         raise MemoryError("the host's")
 
@@ -284,7 +286,7 @@ def test_memory_goes_back_to_the_device() -> None:
 
 
 @pytest.mark.gpu
-def test_a_device_that_is_full_is_explained() -> None:
+def test_a_full_device_is_an_error_with_the_sizes() -> None:
     require_device()
     n_rows = cuda.devices()[0].total_bytes // (4 * 768) + 1
     with pytest.raises(DeviceOutOfMemory, match="--downsample"), translate_out_of_memory(n_rows, 768, "cuml"):

@@ -1,4 +1,4 @@
-"""Arrays in memory and in nameless files hold what is put into them, and leave nothing behind."""
+"""Test arrays in memory and in unnamed mapped files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ for _ in range(int(sys.argv[2])):
 """
 
 
-def test_a_full_disk_is_said_before_anything_is_written(small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_before_anything_is_written(small_disk: Path) -> None:
     """The file was sparse: the first write beyond the end of the disk ended the process by SIGBUS."""
     process = run_python(FILLED, str(small_disk), "2")
     assert process.returncode == 0, process.stderr
@@ -85,13 +85,13 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no limits of file sizes here")
-def test_a_file_that_may_not_grow_so_large_is_said(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_an_error_that_names_it(tmp_path: Path) -> None:
     process = run_python(LIMITED, str(tmp_path), "1")
     assert process.returncode == 1
     assert "could not be made" in process.stderr.splitlines()[-1]
 
 
-def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("mine")
     with pytest.raises(NoRoom, match="--work-dir"):
         new_array((3, 5), np.float32, tmp_path / "work" / "model")

@@ -1,4 +1,4 @@
-"""Vectors as people hold them: stacked where they are a matrix, else refused with the row and the remedy."""
+"""Test every form of vectors: matrices are stacked, others are refused with row and remedy."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TAKEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("vectors", TAKEN.values(), ids=TAKEN)
-def test_what_is_a_matrix_is_taken(vectors: Any) -> None:
+def test_every_kind_of_matrix_is_accepted(vectors: Any) -> None:
     matrix = as_matrix(vectors)
     np.testing.assert_array_equal(matrix, X)
     assert (matrix.dtype, matrix.flags.c_contiguous) == (np.float32, True)
@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("vectors", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_matrix_is_refused(vectors: Any, reason: str) -> None:
+def test_invalid_matrices_are_refused(vectors: Any, reason: str) -> None:
     with pytest.raises(BadVectors, match=reason) as refused:
         panic_tda.hdbscan(vectors)
     assert len(str(refused.value)) < 250
@@ -133,7 +133,7 @@ class Tensor:
         )
 
 
-def test_what_another_library_advises_is_handed_on() -> None:
+def test_advice_of_another_library_is_in_the_message() -> None:
     with pytest.raises(BadVectors, match=r"Use tensor\.detach\(\)\.numpy\(\)"):
         panic_tda.hdbscan(Tensor())  # type: ignore[arg-type]
     with pytest.raises(BadVectors, match=r"row 0 .*Use tensor\.detach\(\)\.numpy\(\)"):

@@ -1,4 +1,4 @@
-"""Libraries of arrays; the stand-in for device arrays is as strict as CuPy."""
+"""Test array libraries, and that the stand-in for device arrays is as strict as CuPy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_device_arrays_name_their_library() -> None:
         lambda: strict_arrays.namespace.where(DEVICE > 0, DEVICE, HOST),
     ],
 )
-def test_the_stand_in_mixes_with_nothing_in_host_memory(mix) -> None:
+def test_the_stand_in_does_not_mix_with_host_arrays(mix) -> None:
     with pytest.raises(TypeError):
         mix()
 
@@ -65,7 +65,7 @@ def test_the_stand_in_refuses_what_cupy_cannot_do(what) -> None:
         what(strict_arrays.namespace, strict_arrays.namespace.asarray(HOST))
 
 
-def test_the_stand_in_writes_where_every_place_comes_once() -> None:
+def test_the_stand_in_writes_if_no_index_is_repeated() -> None:
     xp = strict_arrays.namespace
     device = xp.asarray(HOST)
     device[xp.asarray([1, 0])] = xp.asarray(HOST)
@@ -74,7 +74,7 @@ def test_the_stand_in_writes_where_every_place_comes_once() -> None:
     assert device.get().tolist() == [[8, 4, 7], [0, 1, 7]]
 
 
-def test_the_stand_in_says_nothing_of_overflow() -> None:
+def test_the_stand_in_does_not_warn_of_overflow() -> None:
     xp = strict_arrays.namespace
     large = xp.full(2, 3e38, dtype=xp.float32)
     assert np.isinf((large * large).get()).all()

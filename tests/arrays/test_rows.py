@@ -1,4 +1,4 @@
-"""Operations on whole matrices give the same bits in host memory and on a device."""
+"""Test that operations on whole matrices give the same bits in host memory and on a device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def extreme_rows() -> np.ndarray:
-    """Directions all of them, with values at both ends of single precision."""
+    """Return rows with a direction and with values at both ends of single precision."""
     return np.array(
         [
             [LARGEST] * 4,
@@ -50,7 +50,7 @@ def many_rows(n: int, d: int) -> np.ndarray:
 
 
 def folded(terms: list[float]) -> float:
-    """Add in the written order."""
+    """Add values in the documented order."""
     while len(terms) > 1:
         half = len(terms) // 2
         first = [a + b for a, b in zip(terms[:half], terms[len(terms) - half :], strict=True)]
@@ -80,7 +80,7 @@ def test_norms_are_summed_in_one_order(upload: Upload, d: int) -> None:
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 64, 100, 769])
-def test_units_are_those_of_the_written_order(d: int) -> None:
+def test_unit_rows_are_computed_in_the_documented_order(d: int) -> None:
     vectors = many_rows(50, d)
     expected = expected_units(vectors)
     normalise(vectors)
@@ -91,7 +91,7 @@ def test_units_are_those_of_the_written_order(d: int) -> None:
 
 @pytest.mark.parametrize("chunk_bytes", [1, 100, 1 << 26])
 @pytest.mark.parametrize("d", [1, 3, 64, 769])
-def test_units_are_the_same_bits_on_a_device(
+def test_unit_rows_are_bitwise_equal_on_a_device(
     upload: Upload, monkeypatch: pytest.MonkeyPatch, d: int, chunk_bytes: int
 ) -> None:
     monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", chunk_bytes)
@@ -106,7 +106,7 @@ def test_units_are_the_same_bits_on_a_device(
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=finite),
 )
-def test_any_finite_rows_are_the_same_bits_on_the_stand_in(vectors: np.ndarray) -> None:
+def test_finite_rows_are_bitwise_equal_on_the_stand_in(vectors: np.ndarray) -> None:
     vectors = vectors[has_direction(vectors)]
     there = strict_arrays.namespace.asarray(vectors)
     normalise(there)
@@ -115,7 +115,7 @@ def test_any_finite_rows_are_the_same_bits_on_the_stand_in(vectors: np.ndarray) 
 
 
 class Flushing(strict_arrays.StrictArray):
-    """A matrix on a device whose kernels write zero for what is below the smallest normal float32."""
+    """A device matrix whose kernels write zero in place of subnormal float32 values."""
 
     __slots__ = ()
 
@@ -125,7 +125,7 @@ class Flushing(strict_arrays.StrictArray):
 
 
 def reading_flushed(units: Callable[..., Any]) -> Callable[..., Any]:
-    """Such kernels read it as zero, too."""
+    """Make kernels also read subnormal values as zero."""
 
     def flushed(xp: Any, chunk: Any, work: Any) -> tuple[Any, Any]:
         if xp is np:
@@ -137,7 +137,7 @@ def reading_flushed(units: Callable[..., Any]) -> Callable[..., Any]:
     return flushed
 
 
-def test_values_that_a_device_flushes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subnormal_values_are_kept_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_divide_by_norms", reading_flushed(rows._divide_by_norms))
     vectors = np.concatenate([many_rows(30, 4), extreme_rows(), many_rows(20, 4)])
     here = vectors.copy()
@@ -150,7 +150,7 @@ def test_values_that_a_device_flushes_are_kept(monkeypatch: pytest.MonkeyPatch) 
     assert there.get().tobytes() == here.tobytes()
 
 
-def test_extreme_rows_are_the_same_bits_on_a_device(upload: Upload) -> None:
+def test_extreme_rows_are_bitwise_equal_on_a_device(upload: Upload) -> None:
     vectors = extreme_rows()
     there = upload(vectors)
     normalise(there)
@@ -168,7 +168,7 @@ def test_rows_without_a_direction_are_named(upload: Upload, bad: float) -> None:
             normalise(matrix)
 
 
-def test_which_rows_have_a_direction(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_with_a_direction_are_recognised(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = np.ones((7, 4), dtype=np.float32)
     bad[:4, 3] = NANS
     bad[4, 0], bad[5, 1], bad[6] = np.inf, -np.inf, [0, -0.0, 0, 0]
@@ -227,7 +227,7 @@ def test_permuting_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(n=st.integers(0, 60), at_once=st.integers(0, 70))
-def test_slices_are_as_long_as_asked_but_the_last(n: int, at_once: int) -> None:
+def test_all_slices_but_the_last_have_the_requested_length(n: int, at_once: int) -> None:
     pieces = [list(range(n))[part] for part in slices(n, at_once)]
     assert [element for piece in pieces for element in piece] == list(range(n))
     assert {len(piece) for piece in pieces[:-1]} <= {max(1, at_once)}
@@ -246,7 +246,7 @@ def test_slices_cover_every_row_once(monkeypatch: pytest.MonkeyPatch, n: int, d:
     ]
 
 
-def test_the_library_of_an_array() -> None:
+def test_the_library_of_an_array_is_recognised() -> None:
     assert namespace(np.zeros(1)) is np
     assert namespace(strict_arrays.namespace.zeros(1)) is strict_arrays.namespace
 

@@ -1,4 +1,4 @@
-"""Commands run as users run them: in processes of their own, with real pipes, signals and terminals."""
+"""Run commands as users do: in processes of their own, with real pipes, signals and terminals."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Seen(NamedTuple):
 def on_a_terminal(
     *words: object, cwd: Path, code: str | None = None, columns: int = 100, stdout: bool = False
 ) -> Seen:
-    """Run a command, or code, whose stderr is a terminal, and its stdout too where that is asked for."""
+    """Run a command or code with stderr, and on request stdout, on a terminal."""
     pyte = pytest.importorskip(
         "pyte", reason="pyte shows what a terminal shows; a device's machine may lack it"
     )

@@ -1,4 +1,4 @@
-"""Real shells complete commands, options, ids and models; and nothing that goes wrong is heard of."""
+"""Test completion of commands, options, ids and models in real shells, without error output."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def output(command: list[str], folder: Path, env: dict[str, str]) -> list[str]:
 
 
 def ask_zsh(folder: Path, line: str, env: dict[str, str]) -> list[str]:
-    """Press Tab on a terminal: zsh completes nowhere else."""
+    """Press Tab on a terminal, because zsh completes only there."""
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         ["zsh", "-f", "-i"],
@@ -145,7 +145,7 @@ SHELLS = {"bash": ask_bash, "zsh": ask_zsh, "fish": ask_fish}
 
 @pytest.fixture(params=SHELLS)
 def ask(request: pytest.FixtureRequest, programs: Path, tmp_path: Path) -> Ask:
-    """Ask a shell how a line may go on; what it answers has the completions, in zsh among what is shown."""
+    """Ask a shell for completions of a line; return its output, which for zsh includes the screen."""
     if shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed, so what it makes of the script is not seen")
     return lambda line, **env: SHELLS[request.param](tmp_path, line, shell_environment(programs, **env))
@@ -184,7 +184,7 @@ def test_a_shell_completes_models(ask: Ask, clustered: Clustered) -> None:
     assert mentioned(ask("panic-tda cluster-embeddings --db nowhere.sqlite D"), "Dummy") == []
 
 
-def test_bash_gets_names_that_it_would_take_apart_in_quotes(clustered: Clustered, programs: Path) -> None:
+def test_names_that_bash_would_split_are_quoted(clustered: Clustered, programs: Path) -> None:
     env, folder = shell_environment(programs), clustered.file.path.parent
     answer = ask_bash(folder, f"panic-tda cluster-embeddings --db {clustered.name} ", env)
     assert [shlex.split(line) for line in answer] == [["Dummy"], ["Nomic"], ["Odd name's"]]
@@ -192,7 +192,7 @@ def test_bash_gets_names_that_it_would_take_apart_in_quotes(clustered: Clustered
 
 
 def tab(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Do what bash's script does at the Tab key, behind the last word."""
+    """Request completions of the last word as bash's script does."""
     typed = " ".join(shlex.quote(word) for word in ("panic-tda", *words))
     variables = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words)), completion.VARIABLE: "bash_complete"}
     return subprocess.run(
@@ -207,7 +207,7 @@ def tab(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("target", ["nowhere.sqlite", "text.sqlite", "postgresql://me@127.0.0.1:9/x"])
-def test_without_a_database_there_is_silence(tmp_path: Path, target: str) -> None:
+def test_without_a_database_nothing_is_printed(tmp_path: Path, target: str) -> None:
     (tmp_path / "text.sqlite").write_text("no database at all\n" * 500)
     before = sorted(tmp_path.iterdir())
     result = tab("--db", target, "show-clustering", "0", cwd=tmp_path)
@@ -227,13 +227,13 @@ def test_a_file_is_completed_by_the_shell(tmp_path: Path) -> None:
         assert tab(*words, cwd=tmp_path).stdout.split() == ["file,x"]
 
 
-def test_who_asks_wrongly_gets_no_traceback(tmp_path: Path) -> None:
+def test_a_wrong_request_prints_no_traceback(tmp_path: Path) -> None:
     for broken in ({"COMP_CWORD": "many"}, {completion.VARIABLE: "tcsh_complete"}):
         result = tab("show-clustering", "", cwd=tmp_path, **broken)
         assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
 
 
-def test_nothing_heavy_is_loaded_for_an_answer(clustered: Clustered) -> None:
+def test_completion_imports_no_heavy_library(clustered: Clustered) -> None:
     code = (
         "import sys\nfrom panic_tda.main import main\n"
         "try: main(prog_name='panic-tda')\n"

@@ -1,4 +1,4 @@
-"""Progress as bars on a real terminal, and as lines of the log elsewhere."""
+"""Test progress: bars on a real terminal, lines of the log elsewhere."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ with display.make_progress() as progress:
 """
 
 
-def test_bars_say_the_time_left_as_the_log_does(tmp_path: Path) -> None:
+def test_bars_and_log_show_the_same_time_left(tmp_path: Path) -> None:
     terminal = on_a_terminal(cwd=tmp_path, code=WORKING)
     rows = [row for screen in terminal.screens for row in screen if "━" in row]
     texts = [re.split(r"\d+%", row)[-1].strip() for row in rows]
@@ -77,7 +77,7 @@ def test_bars_say_the_time_left_as_the_log_does(tmp_path: Path) -> None:
     assert re.fullmatch(r"about [\d.]+ (s|min|h) left", texts[-1])
 
 
-def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> None:
+def test_a_terminal_shows_bars_except_with_quiet(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "--db", file.path)
     escape = "\x1b["
@@ -91,7 +91,7 @@ def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> Non
     assert count_results(file.path) == 4
 
 
-def test_under_nohup_there_is_a_line_from_time_to_time(upgraded: MakeFile) -> None:
+def test_without_a_terminal_progress_is_logged_at_intervals(upgraded: MakeFile) -> None:
     with started(upgraded(), SLOW, "--beat") as process:
         output = read_until(process, r"Nomic: distances: \d+ %", times=3)
     lines = [line for line in output.splitlines() if "%" in line and "distances" in line]
@@ -139,7 +139,7 @@ except SystemExit as leaving:
 """
 
 
-def test_a_phase_that_failed_is_not_done(upgraded: MakeFile) -> None:
+def test_a_failed_phase_is_not_logged_as_done(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "--db", file.path)
     log = run(*words, cwd=file.path.parent, code=SAVED_NOWHERE).stderr
@@ -164,7 +164,7 @@ with display.make_progress() as progress:
 """
 
 
-def test_a_terminal_is_told_of_long_phases_and_of_failures_only(tmp_path: Path) -> None:
+def test_a_terminal_logs_only_long_phases_and_failures(tmp_path: Path) -> None:
     def phases(text: str) -> list[str]:
         return re.findall(r"INFO +(\w+): (?:done in|failed after)", text)
 

@@ -1,4 +1,4 @@
-"""In a hostile environment every command works or ends with one clear sentence, and never waits for ever."""
+"""Test that in a hostile environment every command works or ends with one clear sentence, in bounded time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIPE = "is a pipe, a socket or a device"
 
 @pytest.fixture
 def folder(upgraded: MakeFile) -> Path:
-    """A folder with a database, links that lead in a circle, and a pipe that nobody writes or reads."""
+    """Return a folder with a database, circular links, and a pipe without a writer or reader."""
     path = upgraded(FieldSpec(runs=2, length=40, text_models=("Nomic",), layout=0)).path
     (path.parent / "circle").symlink_to("other")
     (path.parent / "other").symlink_to("circle")
@@ -63,7 +63,7 @@ def require_clear(process: subprocess.CompletedProcess[str], words: str) -> None
         ),
     ],
 )
-def test_a_hostile_place_is_refused_in_one_sentence(folder: Path, line: str, words: str) -> None:
+def test_an_unusable_environment_is_refused_in_one_sentence(folder: Path, line: str, words: str) -> None:
     require_clear(in_a_shell(line, folder), words)
 
 
@@ -78,7 +78,7 @@ def test_a_number_of_threads_that_numba_refuses_is_named(folder: Path, number: s
         require_clear(result, "NUMBA_NUM_THREADS")
 
 
-def test_a_log_file_on_a_full_disk_costs_the_log_only(folder: Path) -> None:
+def test_a_log_file_on_a_full_disk_loses_only_the_log(folder: Path) -> None:
     result = in_a_shell("panic-tda list-clusterings --db no.sqlite --log-file /dev/full", folder)
     require_clear(result, "no database at")
     line = "panic-tda plan-clustering --downsample 40 --db d.sqlite --log-file /dev/full"
@@ -94,7 +94,7 @@ def test_a_log_may_go_to_a_device_or_a_pipe_with_a_reader(folder: Path) -> None:
     assert "No clusterings are stored" in result.stdout
 
 
-def test_a_terminal_without_unicode_is_no_failure(folder: Path) -> None:
+def test_a_terminal_without_unicode_works(folder: Path) -> None:
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     fit = ("cluster-embeddings", "--db", "d.sqlite", "--min-cluster-size", "2")
     for settings, words in (
@@ -108,7 +108,7 @@ def test_a_terminal_without_unicode_is_no_failure(folder: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def test_a_completion_that_never_ends_is_given_up(folder: Path) -> None:
+def test_a_completion_that_takes_too_long_is_stopped(folder: Path) -> None:
     with opened(folder / "endless.sqlite") as connection:
         connection.execute(
             "CREATE VIEW clusteringresult AS WITH RECURSIVE c(n) AS "

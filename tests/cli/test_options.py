@@ -1,4 +1,4 @@
-"""Helps read alike: options in sections, those that all commands have last."""
+"""Test help texts: options in sections, common options last."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sections(command: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
-def test_what_all_commands_have_stands_last_in_every_help(command: str) -> None:
+def test_common_options_are_last_in_every_help(command: str) -> None:
     shown_sections = sections(command)
     title, names = list(shown_sections.items())[-1]
     assert title == "Common options"
@@ -60,7 +60,7 @@ def empty_database(path: Path) -> Path:
 
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_option_shows_its_default(command: str) -> None:
-    """Flags alone need none: they are off."""
+    """Only flags need no default: they are off."""
     context = click.Context(main.commands[command])
     for parameter in main.commands[command].params:
         if not isinstance(parameter, click.Option) or (parameter.is_flag and not parameter.secondary_opts):
@@ -130,7 +130,7 @@ def test_the_database_may_be_named_before_the_command(tmp_path: Path, form: str)
     assert result.stdout == ("[]\n" if "--json" in form else f"{NO_CLUSTERINGS}\n")
 
 
-def test_what_is_said_behind_the_command_counts(tmp_path: Path) -> None:
+def test_options_after_the_command_override_options_before_it(tmp_path: Path) -> None:
     here, nowhere = empty_database(tmp_path / "here.sqlite"), tmp_path / "nowhere.sqlite"
     assert invoke("--db", nowhere, "list-clusterings", "--db", here).exit_code == 0
     assert NOT_THERE in invoke("--db", here, "list-clusterings", "--db", nowhere).stderr
@@ -156,7 +156,7 @@ def test_what_is_said_behind_the_command_counts(tmp_path: Path) -> None:
         ("", "-v -q", logging.WARNING),
     ],
 )
-def test_the_last_word_on_loudness_counts(tmp_path: Path, before: str, behind: str, least: int) -> None:
+def test_the_last_of_verbose_and_quiet_counts(tmp_path: Path, before: str, behind: str, least: int) -> None:
     path = empty_database(tmp_path / "here.sqlite")
     result = invoke(*before.split(), "list-clusterings", "--db", path, *behind.split())
     assert result.exit_code == 0
@@ -175,7 +175,9 @@ def test_a_log_file_before_the_command_gets_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["--limit", "3"], ["--limit=3"], ["--yes"], ["--epsilon", "x"]])
 @pytest.mark.parametrize("json_too", [[], ["--json"]])
-def test_options_of_one_command_are_told_where_they_go(words: list[str], json_too: list[str]) -> None:
+def test_an_option_before_its_command_is_an_error_that_says_where_it_belongs(
+    words: list[str], json_too: list[str]
+) -> None:
     result = invoke(*words, "list-clusterings", *json_too)
     name = words[0].partition("=")[0]
     text = f"{name} goes after the name of the command: panic-tda COMMAND {name} …"
@@ -187,14 +189,14 @@ def test_options_of_one_command_are_told_where_they_go(words: list[str], json_to
     assert (other_result.exit_code, "goes behind" in other_result.stderr) == (2, False)
 
 
-def test_a_command_without_json_says_so_wherever_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_command_without_json_refuses_the_option_in_both_positions(tmp_path: Path) -> None:
     for words in (["--json", "upgrade"], ["upgrade", "--json"]):
         result = invoke(*words, "--db", tmp_path / "x")
         assert result.exit_code == 2
         assert "No such option" in json.loads(result.stdout)["error"]["message"]
 
 
-def test_common_options_alone_are_no_command() -> None:
+def test_common_options_without_a_command_are_wrong_usage() -> None:
     result = invoke("--db", "x.sqlite")
     assert (result.exit_code, "Missing command" in result.stderr) == (2, True)
 
@@ -203,7 +205,7 @@ def test_common_options_alone_are_no_command() -> None:
 @pytest.mark.parametrize(
     "words", [["list-clusterings"], ["show-clustering"], ["delete-clusterings"], ["import-embeddings", "x"]]
 )
-def test_a_model_has_a_name(tmp_path: Path, words: list[str], name: str) -> None:
+def test_an_empty_model_name_is_wrong_usage(tmp_path: Path, words: list[str], name: str) -> None:
     target = tmp_path / "x.sqlite"
     result = CliRunner().invoke(main, [*words, "--model", name, "--db", str(target)])
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""Clusterings as text and as plain data: complete, within the width, nothing left out silently."""
+"""Test clusterings as text and as plain data: complete, within the width, omissions named."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_outcomes_are_a_table_with_the_reasons_below() -> None:
     assert reasons == ["Modelskipped: one row", "Modelfailed: bad vectors"]
 
 
-def test_a_long_reason_is_a_paragraph_whose_words_stay_whole() -> None:
+def test_a_long_reason_is_wrapped_between_words() -> None:
     reason = "use --backend tiled (with --memory-limit, where the host is short too) " * 6
     listed, paragraph = rendering.outcomes_text([outcome(FAILED, reason)], 80).split("\n\n")
     assert max(map(len, listed.splitlines())) <= 80
@@ -149,7 +149,7 @@ def test_a_listing_shows_whether_it_is_exact() -> None:
         assert word in rendering.details_text(summary(exact=exact), [], 100)
 
 
-def test_a_selected_root_cluster_is_said_wherever_a_clustering_is_shown() -> None:
+def test_a_selected_root_cluster_is_mentioned_in_every_view() -> None:
     root = summary(
         n_embeddings=200, n_clusters=1, n_outliers=180, root_selected=True, largest_cluster_size=20
     )
@@ -170,7 +170,7 @@ def test_a_selected_root_cluster_is_said_wherever_a_clustering_is_shown() -> Non
     assert "doubtful" not in rendering.details_text(old, [], 100)
 
 
-def test_a_listing_says_what_it_leaves_out() -> None:
+def test_a_listing_names_the_columns_it_leaves_out() -> None:
     listing = listings.listing_text([summary()], 5, WIDE)
     assert "… and 4 older ones; list-clusterings --limit 0 lists all" in listing
     assert "…" not in listings.listing_text([summary()], 1, WIDE)
@@ -207,7 +207,7 @@ def split(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_setting_that_differs_is_a_column_and_is_not_said_below(name: str) -> None:
+def test_a_setting_that_differs_is_a_column_and_not_in_the_footer(name: str) -> None:
     value, shown = CHANGES[name]
     other_summary = summary(**{KEYS.get(name, name): value})
     header, changed, first, below = listings.listing_text([other_summary, summary()], 2, WIDE).splitlines()
@@ -239,7 +239,7 @@ def make_various() -> list[ClusteringSummary]:
 
 
 @pytest.mark.parametrize("width", [60, 70, 80, 100, 120, 200])
-def test_a_listing_fits_the_terminal_and_says_which_columns_have_no_room(width: int) -> None:
+def test_a_listing_fits_the_terminal_and_names_the_dropped_columns(width: int) -> None:
     names = {str(UUID(int=0xABC)): "00000000-0000", str(SOURCE): "00000000-0001"}
     header, *lines = listings.listing_text(make_various(), 2, width, names=names).splitlines()
     assert max(map(len, (header, *lines))) <= width
@@ -263,7 +263,7 @@ def test_at_80_columns_what_recuts_change_and_their_source_are_shown() -> None:
     assert "2025-07-15 11:45" in line
 
 
-def test_a_long_name_is_cut_where_no_more_columns_can_go() -> None:
+def test_a_long_name_is_cut_if_no_column_can_be_dropped() -> None:
     (_, line, *_) = listings.listing_text([named("風船" * 40)], 1, 80).splitlines()
     assert line.startswith(f"{UUID(int=0xABC)}  風船")
     assert "…" in line
@@ -277,7 +277,7 @@ def test_wide_characters_keep_the_columns_straight() -> None:
     assert [columns(line[: line.index("2025-07-15")]) for line in lines[:2]] == [start, start]
 
 
-def test_names_are_shown_without_what_a_terminal_would_obey() -> None:
+def test_names_are_shown_without_control_characters() -> None:
     evil = "\x1b]0;title\x07\nSecond\x9b2J"
     texts = (
         listings.listing_text([named(evil)], 1, WIDE),
@@ -293,14 +293,14 @@ def test_names_are_shown_without_what_a_terminal_would_obey() -> None:
     assert listings.listing_json([named(evil)])[0]["embedding_model"] == evil
 
 
-def test_a_clustering_without_rows_divides_by_nothing() -> None:
+def test_a_clustering_without_rows_is_shown() -> None:
     empty = summary(n_embeddings=0, n_clusters=0, n_outliers=0)
     assert listings.listing_json([empty])[0]["outlier_percent"] is None
     assert len(listings.listing_text([empty], 1, WIDE).splitlines()) == 3
     assert "There are no clusters: all 0 rows are outliers." in rendering.details_text(empty, [], 80)
 
 
-def test_details_have_every_parameter_that_matters() -> None:
+def test_details_show_every_relevant_parameter() -> None:
     text = rendering.details_text(summary(), [cluster(label) for label in range(3)], WIDE, limit=3)
     for part in (
         "epsilon 0.4 chord (cosine distance 0.08)",
@@ -333,14 +333,14 @@ def test_a_limited_size_is_shown() -> None:
 
 
 @given(st.text(max_size=400), st.integers(60, 250))
-def test_any_text_is_printable_and_within_the_width(text: str, width: int) -> None:
+def test_every_text_is_printable_and_within_the_width(text: str, width: int) -> None:
     shown = rendering.details_text(summary(n_clusters=1), [cluster(text=text)], width).split("\n")
     assert all(line.isprintable() and columns(line) <= width for line in shown)
     printed = rendering.details_json(summary(), [cluster(text=text)])
     assert printed["clusters"][0]["medoid_text"] == text
 
 
-def test_without_room_beside_the_figures_the_text_stands_below() -> None:
+def test_in_a_narrow_terminal_the_text_is_below_the_numbers() -> None:
     text = "a living room with a couch, a lamp and a large window"
     wide, narrow = (
         rendering.details_text(summary(), [cluster(text=text)], width).splitlines() for width in (72, 71)
@@ -350,7 +350,7 @@ def test_without_room_beside_the_figures_the_text_stands_below() -> None:
     assert narrow[number + 1].strip() == text
 
 
-def test_images_have_no_text_and_texts_without_one_are_no_images() -> None:
+def test_images_and_missing_texts_are_shown_differently() -> None:
     image = rendering.details_text(summary(), [cluster(text=None, copies=None, image=2)], 100)
     assert "(image)" in image
     for described in (3, None):
@@ -366,18 +366,18 @@ def test_ids_are_never_cut(width: int) -> None:
         assert str(UUID(int=number)) in shown
 
 
-def test_what_a_deletion_takes_is_counted() -> None:
+def test_a_deletion_counts_what_it_deletes() -> None:
     assert listings.deletion_text([], WIDE) == "Nothing to delete."
     text = listings.deletion_text([summary(), summary(n_clusters=4, n_embeddings=1)], WIDE)
-    assert "2 clusterings go, with 7 clusters and 100 assignments." in text
+    assert "This deletes 2 clusterings with 7 clusters and 100 assignments." in text
     assert text.count(str(UUID(int=0xABC))) == 2
     many = listings.deletion_text([summary()] * 1000, WIDE)
     assert len(many.splitlines()) == 54
     assert "and 950 older ones" in many
-    assert "1000 clusterings go" in many
+    assert "This deletes 1000 clusterings" in many
 
 
-def test_what_was_saved_later() -> None:
+def test_results_that_were_saved_later_are_shown() -> None:
     assert rendering.saved_text([]) == "There are no pending clusterings."
     saved = [SavedPending(UUID(int=1), "Nomic", 0), SavedPending(UUID(int=2), "Nomic", 5)]
     first, second = rendering.saved_text(saved).splitlines()
@@ -390,8 +390,8 @@ def test_what_was_saved_later() -> None:
     }
 
 
-def test_one_clustering_of_one_cluster_is_one() -> None:
+def test_counts_of_one_are_singular() -> None:
     question = listings.deletion_text([summary(n_clusters=1, n_embeddings=1)], WIDE)
-    assert question.endswith("1 clustering goes, with 1 cluster and 1 assignment.")
+    assert question.endswith("This deletes 1 clustering with 1 cluster and 1 assignment.")
     shown = rendering.details_text(summary(n_clusters=2), [cluster()], WIDE, limit=1)
     assert shown.endswith("… and 1 smaller cluster; --limit 0 shows all")

@@ -1,4 +1,4 @@
-"""Commands and their terminal: streams, signals and exit codes of real processes."""
+"""Test streams, signals and exit codes of real processes."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_json_goes_alone_to_stdout(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_goes_away_is_no_failure(upgraded: MakeFile, unbuffered: str) -> None:
+def test_a_closed_pipe_exits_without_an_error(upgraded: MakeFile, unbuffered: str) -> None:
     file = upgraded(FieldSpec(runs=20, dimensions=64))
     small = ClusteringParameters(epsilon=0.0, min_cluster_size=2, min_samples=1)
     cluster_all_data(file.database, parameters=small)
@@ -157,7 +157,7 @@ def test_a_reader_that_goes_away_is_no_failure(upgraded: MakeFile, unbuffered: s
     assert process.stderr == ""
 
 
-def test_a_reader_that_goes_away_hides_no_failure(upgraded: MakeFile) -> None:
+def test_a_closed_pipe_does_not_hide_a_failure(upgraded: MakeFile) -> None:
     """`| true` made every failure a success."""
     file = upgraded(FieldSpec(nan_vectors=1))
     result = in_a_shell(f"panic-tda cluster-embeddings --json --db {file.path} | true", file.path.parent)
@@ -172,7 +172,7 @@ def test_a_reader_that_goes_away_hides_no_failure(upgraded: MakeFile) -> None:
         assert "begin with 'Nonesuch'" in result.stderr
 
 
-def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
+def test_a_closed_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
     """The upgrade ended after the first line that nobody read, and said that all was well."""
     facts = write_field_file(tmp_path / "field.sqlite")
     reading, writing = os.pipe()
@@ -212,7 +212,7 @@ def test_closed_streams_change_no_exit_code(
     assert count_results(file.path) == sum(words.startswith("cluster-embeddings") for words in commands)
 
 
-def test_a_closed_stream_leaves_its_number_to_no_other_file(upgraded: MakeFile) -> None:
+def test_a_closed_stream_does_not_give_its_descriptor_to_another_file(upgraded: MakeFile) -> None:
     """The log file would get what libraries print on stdout, and a database could."""
     file = upgraded()
     code = (
@@ -229,14 +229,14 @@ def test_a_closed_stream_leaves_its_number_to_no_other_file(upgraded: MakeFile) 
 EVIL = "Evil\x1b]0;title\x07\x9b2J"
 
 
-def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
-    """Names of models went to the terminal and into the log as they were, escape sequences and all."""
+def test_names_print_no_control_characters(upgraded: MakeFile) -> None:
+    """Names of models were printed and logged with their escape sequences."""
     file = upgraded(FieldSpec(text_models=("Nomic",)))
     with opened(file.path) as connection:
         connection.execute("UPDATE embedding SET embedding_model = ?", (EVIL,))
     log = file.path.with_name("run.log")
 
-    def said_by(*words: str) -> str:
+    def run_and_read_stderr(*words: str) -> str:
         return CliRunner().invoke(main, [*words, "--db", str(file.path)], prog_name="panic-tda").output
 
     for words in (
@@ -250,16 +250,16 @@ def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
         ("show-clustering", EVIL),
         ("delete-clusterings", "--model", EVIL, "--yes"),
     ):
-        message = said_by(*words)
+        message = run_and_read_stderr(*words)
         assert "Evil" in message, words
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", message), words
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", log.read_text())
-    as_json = said_by("cluster-embeddings", "--json", "--quiet")
+    as_json = run_and_read_stderr("cluster-embeddings", "--json", "--quiet")
     assert json.loads(as_json)["results"][0]["embedding_model"] == EVIL
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", as_json)
 
 
-def test_words_that_are_no_text_are_answered_as_json(tmp_path: Path) -> None:
+def test_arguments_that_are_not_utf8_are_errors_in_json(tmp_path: Path) -> None:
     result = in_a_shell("panic-tda list-clusterings --json --db $'nowhere\\xff'", tmp_path)
     assert result.returncode == 2
     assert f"no database at {tmp_path}/nowhere\udcff;" in json.loads(result.stdout)["error"]["message"]
@@ -280,7 +280,7 @@ def test_a_listing_fits_a_real_terminal(upgraded: MakeFile) -> None:
     assert "no room" not in run(*words, cwd=file.path.parent).stdout
 
 
-def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
+def test_a_closed_stderr_does_not_lose_the_result(upgraded: MakeFile) -> None:
     file = upgraded()
     reading, writing = os.pipe()
     os.close(reading)
@@ -300,7 +300,7 @@ def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
     assert count_results(file.path) == 2
 
 
-def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile) -> None:
+def test_a_terminal_that_cannot_show_a_script_still_shows_the_rest(upgraded: MakeFile) -> None:
     """Texts with emoji, and our own ellipsis, ended a listing with a UnicodeEncodeError."""
     file = upgraded(FieldSpec(runs=1, text_models=("Nomic",)))
     with opened(file.path) as connection:
@@ -318,7 +318,7 @@ def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile
     assert json.loads(plain.stdout) == json.loads(everywhere)
 
 
-def test_an_upgrade_says_that_it_is_at_work(tmp_path: Path) -> None:
+def test_an_upgrade_logs_its_progress(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     result = run("upgrade", "--yes", "--db", facts.path, cwd=tmp_path)
     assert result.returncode == 0
@@ -339,7 +339,7 @@ run()
 """
 
 
-def test_an_interruption_while_the_command_is_loaded_ends_it_as_later(tmp_path: Path) -> None:
+def test_an_interruption_during_imports_exits_as_later_ones_do(tmp_path: Path) -> None:
     result = run("list-clusterings", cwd=tmp_path, code=LOADING)
     assert (result.returncode, result.stderr) == (130, "")
 
@@ -362,7 +362,7 @@ run()
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_what_fails_after_a_signal_that_a_library_dropped_fails_of_the_signal(
+def test_a_failure_after_a_dropped_signal_is_reported_as_the_signal(
     upgraded: MakeFile, name: str, code: int
 ) -> None:
     file = upgraded()

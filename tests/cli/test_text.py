@@ -1,4 +1,4 @@
-"""Text for a terminal: nothing that it would obey, as wide as it is shown."""
+"""Test text for a terminal: no control characters, widths as shown."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ from panic_tda.wording import escape_control_characters, on_one_line
         ("❤\N{VARIATION SELECTOR-16}", 2),
     ],
 )
-def test_wide_characters_take_two_columns_and_marks_none(text: str, width: int) -> None:
+def test_wide_characters_count_two_columns_and_combining_marks_none(text: str, width: int) -> None:
     assert columns(text) == width
 
 
 @pytest.mark.parametrize(
     ("width", "text"), [(6, "風船風"), (5, "風船…"), (4, "風…"), (3, "風…"), (2, "…"), (1, "…")]
 )
-def test_what_is_cut_leaves_no_half_of_a_character(width: int, text: str) -> None:
+def test_text_is_cut_between_characters(width: int, text: str) -> None:
     assert shorten("風船風", width) == text
 
 
-def test_lines_stay_lines_and_spaces_spaces() -> None:
+def test_newlines_and_spaces_are_kept() -> None:
     assert escape_control_characters("a\tb\nc\u3000d\u00a0e") == "a\tb\nc\u3000d\u00a0e"
     assert escape_control_characters("\x1b[2J\r\x9b\u202e\ud800") == r"\x1b[2J\r\x9b\u202e\ud800"
 
 
-def test_text_on_stdout_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_on_stdout_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_text("one\x1b]0;title\x07\ntwo")
     assert capsys.readouterr().out == "one\\x1b]0;title\\x07\ntwo\n"
 
 
-def test_columns_go_by_their_rank() -> None:
+def test_columns_are_dropped_by_their_rank() -> None:
     heads = (Column("name"), Column("first", rank=2), Column("second", right=True, rank=1), Column("last"))
     rows = [("ab", "1", "2", "3"), ("c", "10", "20", "30")]
     assert (
@@ -82,7 +82,7 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(
     assert max(map(columns, lines)) <= width
 
 
-def test_a_paragraph_goes_on_below_where_it_began() -> None:
+def test_a_paragraph_is_indented_under_its_first_line() -> None:
     assert paragraph("  one two three", 9) == "  one two\n  three"
     assert paragraph("key  one two", 9, indent=5) == "key  one\n     two"
 
@@ -99,7 +99,7 @@ def test_a_paragraph_goes_on_below_where_it_began() -> None:
         (90_000, "25.0 h"),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -115,5 +115,5 @@ def test_durations(seconds: float, text: str) -> None:
         ("0s", 0),
     ],
 )
-def test_times_are_read(text: str, seconds: float) -> None:
+def test_time_limits_are_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds

@@ -1,4 +1,4 @@
-"""`show-trajectories`: the object has the keys that were promised, the text fits and steers no terminal."""
+"""Test `show-trajectories`: JSON has the documented keys, text fits and has no control characters."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "one.sqlite"
 
 
-def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
+def test_json_has_the_documented_keys(path: Path) -> None:
     printed = read_json("--db", path, "--runs")
     assert list(printed) == [
         *("clustering", "lag", "groups", "total", "transitions", "clusters", "markov", "networks", "runs")
@@ -138,14 +138,14 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
     ]
 
 
-def test_runs_are_in_the_object_where_they_were_asked_for(path: Path) -> None:
+def test_json_has_runs_on_request(path: Path) -> None:
     assert "runs" not in read_json("--db", path)
     (run,) = read_json("--db", path, "--run", run_id(1)[:9])["runs"]
     assert run["run_id"] == str(UUID(run_id(1)))
     assert len(read_json("--db", path, "--run", run_id(1), "--runs")["runs"]) == 3
 
 
-def test_every_option_counts(path: Path) -> None:
+def test_every_option_has_an_effect(path: Path) -> None:
     assert read_json("latest", "--db", path, "--lag", 2)["lag"] == 2
     assert read_json("--db", path, "--lag", 2)["transitions"] != read_json("--db", path)["transitions"]
     assert [group["group"] for group in read_json("--db", path, "--by", "prompt")["groups"]] == [
@@ -162,7 +162,7 @@ def test_every_option_counts(path: Path) -> None:
     assert [run["visits"] for run in weak["runs"]] == [[[0, 0, 31]], [[0, 0, 24]], [[-1, 0, 4]]]
 
 
-def test_groupings_are_the_librarys() -> None:
+def test_groups_of_command_and_library_are_equal() -> None:
     assert GROUPINGS == trajectories.GROUPINGS
 
 
@@ -182,7 +182,7 @@ def test_groupings_are_the_librarys() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_is_wrong_is_said(path: Path, words: list[str], reason: str) -> None:
+def test_wrong_arguments_are_errors_that_name_the_reason(path: Path, words: list[str], reason: str) -> None:
     result = invoke("--db", path, *words)
     assert result.exit_code == 2
     assert reason in result.stderr
@@ -198,7 +198,7 @@ def test_a_read_only_file_is_read_and_left_as_it_is(path: Path) -> None:
     assert snapshot(path) == before
 
 
-def test_the_text_says_it_all(path: Path) -> None:
+def test_the_text_has_every_section(path: Path) -> None:
     text = invoke("--db", path, "--runs", "--run", run_id(0), "--markov").stdout
     head, groups, totals, _, moves, runs, run = text.strip().split("\n\n")
     assert "of Planted" in head
@@ -224,17 +224,17 @@ def test_the_text_says_it_all(path: Path) -> None:
     assert [line.split()[0] for line in legend] == ["1", "0"]
 
 
-def test_a_sampled_clustering_says_how_far_steps_are_apart(tmp_path: Path) -> None:
+def test_a_sampled_clustering_shows_the_distance_between_steps(tmp_path: Path) -> None:
     plant(tmp_path / "ten.sqlite", RUNS, downsample=10)
     text = invoke("--db", tmp_path / "ten.sqlite").stdout
     assert "Times are output steps, 10 from one sampled step to the next." in text
     assert read_json("--db", tmp_path / "ten.sqlite")["lag"] == 10
 
 
-def test_nothing_left_is_said(path: Path) -> None:
+def test_a_clustering_whose_runs_were_deleted_is_reported(path: Path) -> None:
     with opened(path) as connection:
         connection.execute("DELETE FROM embeddingcluster")
-    assert "No run has a step in it any more." in invoke("--db", path).stdout
+    assert "No run has a step left in this clustering." in invoke("--db", path).stdout
     assert read_json("--db", path, "--runs")["groups"] == []
 
 
@@ -326,7 +326,7 @@ def test_a_long_path_breaks_between_visits() -> None:
     assert lines[-10].split() == ["0", "(no", "text)"]
 
 
-def test_what_a_terminal_would_obey_is_not_shown() -> None:
+def test_control_characters_are_not_printed() -> None:
     evil = "\x1b]0;title\x07\nSecond\x9b2J"
     facts = RunFacts((evil, "BLIP2"), evil, 0)
     shown = [
@@ -340,7 +340,7 @@ def test_what_a_terminal_would_obey_is_not_shown() -> None:
         assert not any(line.startswith("Second") for line in message.split("\n"))
 
 
-def test_runs_without_facts_and_empty_ends_are_said() -> None:
+def test_unknown_runs_and_empty_endings_are_reported() -> None:
     message = rendering.run_text(
         run(facts=None, visits=np.array([[-1, 0, 9]]), period=3, absorbed_at=4, repeats=2), {}, 80
     )
@@ -353,6 +353,6 @@ def test_runs_without_facts_and_empty_ends_are_said() -> None:
     nothing = replace(study({"network": None}), transitions=Transitions(*[np.empty(0, dtype=np.int64)] * 3))
     nothing = replace(nothing, groups=(replace(nothing.groups[0], dwell=DwellStatistics(0, 0, None, None)),))
     shown = text(nothing, {}, WIDE)
-    assert "(gone)" in shown
+    assert "(deleted)" in shown
     assert "Most frequent" not in shown
     assert re.search(r" 0 +- +- +-$", shown, re.MULTILINE)

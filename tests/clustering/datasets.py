@@ -1,4 +1,4 @@
-"""Small data of every kind, and settings: trees and labels are compared with the oracle's on all of them."""
+"""Small data sets of every kind and settings, on which trees and labels are compared with the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A doubtful clustering is warned of, and every setting that is named gives what is said of it."""
+"""Test the warnings of doubtful clusterings: each suggested setting gives the printed numbers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ DOUBTFUL: list[tuple[Any, dict[str, Any], str]] = [
 
 
 def named_settings(message: str) -> list[tuple[dict[str, Any], int, int]]:
-    """Read from a warning the parameters that it names, the clusters and the outliers."""
+    """Parse the parameters and the numbers of clusters and outliers in a warning."""
     pattern = r"((?:\w+=[^ ,;]+(?:, )?)+) gives ([\d,]+) clusters? and ([\d,]+) outliers"
     return [
         (eval(f"dict({changes})"), int(clusters.replace(",", "")), int(outliers.replace(",", "")))
@@ -82,7 +82,9 @@ def test_every_named_setting_gives_exactly_the_named_numbers(
         assert again.record.min_samples == doubtful.record.min_samples
 
 
-def test_it_says_none_only_where_no_evaluated_setting_is_better(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_suggestion_is_made_only_if_no_evaluated_setting_is_better(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING, "panic_tda"):
         hdbscan(apart(), epsilon=0.1)
     assert re.search(r"all 30 rows are outliers\. \d+ other settings were evaluated", caplog.text)
@@ -100,14 +102,14 @@ def test_equal_rows_are_one_cluster_of_eom_and_the_warning_names_it(
     assert "1 cluster and 0 outliers (0.0 %)" in caplog.text
 
 
-def test_without_a_tree_nothing_is_claimed_of_other_settings(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_tree_no_other_setting_is_suggested(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "panic_tda"):
         assert hdbscan(groups(), min_samples=97).tree is None
     assert "min_samples 97 is more than there are rows" in caplog.text
     assert "other settings" not in caplog.text
 
 
-def test_a_sound_clustering_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sound_clustering_has_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
         clustering = hdbscan(groups())
     assert clustering.n_clusters == 8
@@ -118,7 +120,7 @@ def fitted() -> Clustering:
     return hdbscan(spread_groups(), allow_single_cluster=True)
 
 
-def test_the_command_line_is_told_options_and_how_to_store_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_warning_names_options_and_the_command_that_stores_one(caplog: pytest.LogCaptureFixture) -> None:
     model = fitted()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "panic_tda"):

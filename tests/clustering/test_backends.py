@@ -1,4 +1,4 @@
-"""One suite over every backend: exact trees, refusals with a reason, and the choice between them."""
+"""Test every backend with one suite: exact trees, refusals with a reason, and the choice between them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = {name: unit_rows(vectors) for name, vectors in DATA.items()}
 
 
 class Placed(NamedTuple):
-    """A backend, and in which memory it is given its rows."""
+    """A backend, and the memory in which it gets its rows."""
 
     name: str
     on_device: bool = False
@@ -39,13 +39,13 @@ class Placed(NamedTuple):
     def __getattr__(self, name: str) -> Any:
         return getattr(backends.get_backend(self.name), name)
 
-    def fit(self, rows: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
+    def fit(self, rows: np.ndarray, weights: np.ndarray, options: FitOptions) -> SpanningTree:
         """Fit rows that lie in host memory."""
         if self.on_device:
             import cupy
 
             rows = cupy.asarray(rows)
-        return backends.get_backend(self.name).fit(rows, weights, asked)
+        return backends.get_backend(self.name).fit(rows, weights, options)
 
 
 PLACED = [
@@ -64,11 +64,11 @@ def backend(request: pytest.FixtureRequest) -> Placed:
 
 
 @pytest.fixture(autouse=True)
-def refusals_are_said_again() -> None:
+def clear_logged_refusals() -> None:
     backends.log_once.cache_clear()
 
 
-def test_every_backend_is_in_the_suite() -> None:
+def test_every_backend_is_tested() -> None:
     names = {(case.values[0] if hasattr(case, "values") else case).name for case in PLACED}  # type: ignore[union-attr]
     assert names == set(backends.NAMES) - {backends.AUTO}
 
@@ -77,14 +77,14 @@ def options(min_samples: int, **more: object) -> FitOptions:
     return FitOptions(min_samples=min_samples, distance_floor=FLOOR, **more)  # type: ignore[arg-type]
 
 
-def fit_all_rows(backend: Placed, rows: np.ndarray, asked: FitOptions) -> SpanningTree:
-    """Fit as `clustering` does: distinct rows with weights where the backend takes them."""
+def fit_all_rows(backend: Placed, rows: np.ndarray, options: FitOptions) -> SpanningTree:
+    """Fit distinct rows with weights if the backend takes weights, otherwise all rows."""
     if not backend.weighted:
-        return backend.fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+        return backend.fit(rows, np.ones(len(rows), dtype=np.int64), options)
     distinct = find_distinct(rows)
     if len(distinct.first) == 1:
         pytest.skip("one distinct row never reaches a weighted backend")
-    return attach_copies(backend.fit(rows[distinct.first], distinct.counts, asked), distinct)
+    return attach_copies(backend.fit(rows[distinct.first], distinct.counts, options), distinct)
 
 
 def assert_spans(tree: SpanningTree, n: int) -> None:
@@ -102,7 +102,7 @@ def assert_spans(tree: SpanningTree, n: int) -> None:
 
 
 def merge_heights(tree: SpanningTree) -> np.ndarray:
-    """Height at which every two rows come together, (n, n), nothing below the floor."""
+    """Return the height at which each pair of rows merges, (n, n), at least the floor."""
     n = len(tree.height) + 1
     heights, members = np.zeros((n, n)), {row: [row] for row in range(n)}
     for edge in np.argsort(tree.height, kind="stable"):
@@ -136,7 +136,7 @@ def test_tree_weights_equal_prims(backend: Placed, rows: np.ndarray, min_samples
 
 
 def assert_is_nearly_prims(backend: Placed, rows: np.ndarray, k: int) -> None:
-    """A spanning tree with true weights, none lighter than Prim's; equal to it on the complete graph."""
+    """Assert a spanning tree with true weights, not lighter than Prim's, and equal on the complete graph."""
     if k < cuml.MIN_SAMPLES[0]:
         with pytest.raises(UnsupportedOnBackend, match="accepts min_samples from 2"):
             backend.check(*rows.shape, options(k))
@@ -161,7 +161,7 @@ def assert_is_nearly_prims(backend: Placed, rows: np.ndarray, k: int) -> None:
     assert tree.improving_edges.share == 0 or excess.max() > 0
 
 
-def test_the_rows_and_weights_given_are_not_changed(backend: Placed) -> None:
+def test_rows_and_weights_are_not_changed(backend: Placed) -> None:
     rows = ROWS["blobs"].copy()
     weights = np.ones(len(rows), dtype=np.int64)
     backend.fit(rows, weights, options(3))
@@ -180,7 +180,7 @@ class Recorder(Silent):
         self.phases[-1][2].append(amount)
 
 
-def test_phases_with_a_total_reach_it_and_never_pass_it(backend: Placed) -> None:
+def test_phases_with_a_total_end_exactly_at_it(backend: Placed) -> None:
     recorder = Recorder()
     fit_all_rows(backend, ROWS["blobs"], options(3, progress=recorder))
     assert recorder.phases
@@ -197,7 +197,9 @@ def test_a_backend_is_called_by_its_own_name(backend: Placed) -> None:
 
 
 @pytest.mark.parametrize("tile_rows", [7, 40, 1000])
-def test_tiles_of_sklearns_matrix_make_no_difference(monkeypatch: pytest.MonkeyPatch, tile_rows: int) -> None:
+def test_the_tile_size_of_the_sklearn_matrix_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, tile_rows: int
+) -> None:
     monkeypatch.setattr(sklearn_backend, "TILE_ROWS", tile_rows)
     for rows in ROWS.values():
         distances = sklearn_backend.chord_distance_matrix(rows, options(1))
@@ -207,7 +209,7 @@ def test_tiles_of_sklearns_matrix_make_no_difference(monkeypatch: pytest.MonkeyP
         assert np.array_equal(distances, distances.T)
 
 
-def test_sklearn_refuses_more_rows_than_its_matrix_is_reasonable_for() -> None:
+def test_sklearn_refuses_more_than_20_000_rows() -> None:
     backend = backends.get_backend("sklearn")
     backend.check(20_000, 768, options(10))
     with pytest.raises(UnsupportedOnBackend) as refusal:
@@ -222,14 +224,14 @@ def test_a_named_backend_never_falls_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "SKLEARN", "nonsense"])
-def test_unknown_names_are_refused_with_those_there_are(name: str) -> None:
+def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(InvalidParameter, match="backend must be one of auto, cuml, sklearn, tiled"):
         select_backend(name, (10, 2), options(2))
 
 
 @pytest.mark.usefixtures("no_device")
 @pytest.mark.parametrize("n_rows", [2, 2_000, 3_000_000])
-def test_auto_takes_the_engine_for_any_size(n_rows: int) -> None:
+def test_auto_uses_tiled_at_any_size(n_rows: int) -> None:
     assert select_backend("auto", (n_rows, 8), options(5)).name == "tiled"
 
 
@@ -261,12 +263,12 @@ def two_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_limited")
 @pytest.mark.parametrize(("shape", "name"), [((10, 2), "small"), ((50, 2), "large")])
-def test_auto_takes_the_first_that_does_not_refuse(shape: tuple[int, int], name: str) -> None:
+def test_auto_uses_the_first_backend_that_does_not_refuse(shape: tuple[int, int], name: str) -> None:
     assert select_backend("auto", shape, options(2)).name == name
 
 
 @pytest.mark.usefixtures("two_limited")
-def test_auto_says_why_it_went_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_why_a_backend_was_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
         select_backend("auto", (50, 2), options(2))
     assert [record.getMessage() for record in caplog.records] == ["backend small accepts 10, got 50"]
@@ -281,7 +283,7 @@ def test_when_all_refuse_every_reason_is_named() -> None:
 
 
 @pytest.mark.usefixtures("no_device")
-def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_device_auto_logs_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
         chosen = [choose_placement(ClusteringParameters(), n, 8).backend.name for n in (100, 5_000, 200)]
     assert chosen == ["tiled"] * 3
@@ -295,8 +297,8 @@ def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize("n_rows", [100, 1_100_000])
 def test_on_a_device_auto_takes_tiled(n_rows: int, exact: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "panic_tda"):
-        asked = options(64, on_device=True, exact=exact)
-        assert select_backend("auto", (n_rows, 768), asked).name == "tiled"
+        fit_options = options(64, on_device=True, exact=exact)
+        assert select_backend("auto", (n_rows, 768), fit_options).name == "tiled"
     assert caplog.records == []
 
 
@@ -317,7 +319,7 @@ def test_on_a_device_auto_takes_cuml_with_one_line_where_tiled_does_not_fit(
 
 
 @pytest.mark.usefixtures("no_device")
-def test_what_cannot_run_here_is_refused_before_anything_is_loaded() -> None:
+def test_a_backend_that_cannot_run_is_refused_before_loading() -> None:
     with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here: CuPy is not installed"):
         backends.require_available(ClusteringParameters(backend="cuml"))
     for name in ("auto", "sklearn", "tiled"):

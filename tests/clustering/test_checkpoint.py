@@ -1,4 +1,4 @@
-"""Saved states: taken up only by the run they belong to, never half written, never in anybody's way."""
+"""Test saved states: used only by the run they belong to, never partial, never an obstacle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def opened(root: Path, input_sha256: str = "rows", **parameters: Any) -> Checkpo
     return checkpoint
 
 
-def test_states_come_back_for_the_same_input_and_parameters(tmp_path: Path) -> None:
+def test_states_are_read_for_the_same_input_and_parameters(tmp_path: Path) -> None:
     opened(tmp_path / "work", k=3).save("state", rows=ROWS, done=3)
     stored = opened(tmp_path / "work", k=3).load("state")
     assert stored is not None
@@ -42,20 +42,18 @@ def test_states_come_back_for_the_same_input_and_parameters(tmp_path: Path) -> N
     np.testing.assert_array_equal(stored["rows"], ROWS)
 
 
-def test_the_order_of_parameters_makes_no_other_run(tmp_path: Path) -> None:
+def test_the_order_of_parameters_does_not_matter(tmp_path: Path) -> None:
     opened(tmp_path, k=3, floor=0.1).save("state", rows=ROWS)
     assert opened(tmp_path, floor=0.1, k=3).load("state") is not None
 
 
-def test_a_state_of_another_format_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_of_another_format_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path).save("state", rows=ROWS)
     monkeypatch.setattr(checkpoint_module, "_FORMAT", checkpoint_module._FORMAT + 1)
     assert opened(tmp_path).load("state") is None
 
 
-def test_the_later_state_takes_the_place_of_the_earlier(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_later_state_replaces_an_earlier_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     checkpoint.save("state", rows=2 * ROWS)
@@ -66,7 +64,7 @@ def test_the_later_state_takes_the_place_of_the_earlier(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_a_state_is_on_the_disk_before_it_takes_the_place_of_another(
+def test_a_state_is_on_the_disk_before_it_replaces_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = opened(tmp_path)
@@ -83,7 +81,7 @@ def test_a_state_is_on_the_disk_before_it_takes_the_place_of_another(
     assert synced[-2:] == [(False, False), (True, True)]
 
 
-def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
+def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = opened(tmp_path)
@@ -98,7 +96,7 @@ def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
     assert re.match(warning, caplog.messages[0])
 
 
-def test_a_state_that_was_removed_is_none_and_others_stay(tmp_path: Path) -> None:
+def test_a_removed_state_is_not_found_and_others_stay(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path)
     for name in ("first", "second"):
         checkpoint.save(name, rows=ROWS)
@@ -108,7 +106,7 @@ def test_a_state_that_was_removed_is_none_and_others_stay(tmp_path: Path) -> Non
     assert checkpoint.load("second") is not None
 
 
-def test_a_state_is_read_into_what_is_there(tmp_path: Path) -> None:
+def test_a_state_is_read_into_existing_arrays(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((3000, 300), dtype=np.float32)
     opened(tmp_path).save("state", rows=rows, done=3)
     for there in (np.empty_like(rows), new_array(rows.shape, rows.dtype, tmp_path / "files")):
@@ -142,12 +140,12 @@ def test_a_state_is_read_into_memory_of_another_library(tmp_path: Path) -> None:
         ("sims", np.empty((5, 3), dtype=np.float32)),
     ],
 )
-def test_a_state_of_another_shape_is_none(tmp_path: Path, name: str, there: np.ndarray) -> None:
+def test_a_state_of_another_shape_is_not_used(tmp_path: Path, name: str, there: np.ndarray) -> None:
     opened(tmp_path).save("state", rows=ROWS)
     assert opened(tmp_path).load("state", into={name: there}) is None
 
 
-def test_a_state_with_a_wrong_byte_is_none(tmp_path: Path) -> None:
+def test_a_state_with_a_wrong_byte_is_not_used(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     path = checkpoint.folder / "state.state"
@@ -170,7 +168,7 @@ def test_states_of_all_parameters_can_be_discarded_and_nothing_else(tmp_path: Pa
     assert left == ["mine", "state.state", "vectors.npz"]
 
 
-def test_every_folder_that_is_discarded_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_removed_folder_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = opened(tmp_path).folder
     opened(tmp_path).save("state", rows=ROWS)
     with caplog.at_level(logging.INFO, "panic_tda"):
@@ -178,7 +176,7 @@ def test_every_folder_that_is_discarded_is_told(tmp_path: Path, caplog: pytest.L
     assert caplog.messages == [f"discarded the states in {folder}"]
 
 
-def test_a_state_that_cannot_be_discarded_ends_no_run(
+def test_a_state_that_cannot_be_removed_does_not_fail_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = opened(tmp_path)
@@ -190,7 +188,9 @@ def test_a_state_that_cannot_be_discarded_ends_no_run(
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "states"])
-def test_discarding_all_ends_no_run(tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_removing_all_states_does_not_fail_the_run(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
     if place == "file":
         (tmp_path / "work").write_text("mine")
     elif place == "states":
@@ -200,7 +200,7 @@ def test_discarding_all_ends_no_run(tmp_path: Path, place: str, caplog: pytest.L
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_logs_the_state_it_continues_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = opened(tmp_path, k=3)
     first.save("state", rows=ROWS)
     with caplog.at_level(logging.INFO, "panic_tda"):
@@ -214,7 +214,7 @@ def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("parameters", [{"input_sha256": "others"}, {"k": 4}, {"k": 3, "format": 2}])
-def test_states_of_another_run_are_neither_taken_nor_removed(
+def test_states_of_another_run_are_neither_used_nor_removed(
     tmp_path: Path, parameters: dict[str, Any]
 ) -> None:
     first, second = opened(tmp_path, k=3), opened(tmp_path, **{"k": 3} | parameters)
@@ -227,7 +227,7 @@ def test_states_of_another_run_are_neither_taken_nor_removed(
     np.testing.assert_array_equal(stored["rows"], ROWS)
 
 
-def test_people_can_read_whose_states_these_are(tmp_path: Path) -> None:
+def test_the_state_folder_names_its_input_and_parameters(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, k=3)
     checkpoint.save("state", rows=ROWS)
     about = json.loads((checkpoint.folder / "checkpoint.json").read_text())
@@ -236,7 +236,7 @@ def test_people_can_read_whose_states_these_are(tmp_path: Path) -> None:
     assert about["format"] == checkpoint_module._FORMAT
 
 
-def test_saved_states_are_told_by_input_size_and_time(tmp_path: Path) -> None:
+def test_saved_states_are_logged_with_input_size_and_time(tmp_path: Path) -> None:
     for input_sha256, k in (("rows", 3), ("rows", 4), ("others", 3)):
         checkpoint = opened(tmp_path / "work" / "model", input_sha256, k=k)
         checkpoint.save("state", rows=ROWS)
@@ -255,7 +255,7 @@ def test_saved_states_are_told_by_input_size_and_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["null", "[]", "3", "{", "{}", ""])
-def test_a_saved_state_without_its_input_is_told_too(tmp_path: Path, content: str) -> None:
+def test_a_saved_state_without_its_input_is_logged_too(tmp_path: Path, content: str) -> None:
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     (checkpoint.folder / "checkpoint.json").write_text(content)
@@ -284,7 +284,7 @@ def test_the_states_of_one_input_and_some_parameters_can_be_discarded(tmp_path: 
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"null", None])
-def test_half_a_state_is_none(tmp_path: Path, content: bytes | None) -> None:
+def test_a_partial_state_is_not_used(tmp_path: Path, content: bytes | None) -> None:
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     path = checkpoint.folder / "state.state"
@@ -293,7 +293,7 @@ def test_half_a_state_is_none(tmp_path: Path, content: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("content", ["null", "[]", "3", "{", ""])
-def test_what_people_read_is_not_needed(tmp_path: Path, content: str) -> None:
+def test_the_readable_description_is_not_needed(tmp_path: Path, content: str) -> None:
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     (checkpoint.folder / "checkpoint.json").write_text(content)
@@ -322,7 +322,7 @@ def test_discarding_what_was_never_opened_removes_nothing(tmp_path: Path) -> Non
     assert (tmp_path / "vectors.npz").exists()
 
 
-def test_a_folder_with_too_long_a_name_takes_no_state_and_ends_no_run(tmp_path: Path) -> None:
+def test_a_folder_with_too_long_a_name_stores_no_state_and_fails_no_run(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path / ("long" * 100))
     checkpoint.save("state", rows=ROWS)
     assert checkpoint.load("state") is None
@@ -331,7 +331,7 @@ def test_a_folder_with_too_long_a_name_takes_no_state_and_ends_no_run(tmp_path: 
     remove_all_states(checkpoint.root)
 
 
-def test_a_folder_that_is_a_file_does_not_end_the_run(
+def test_a_folder_that_is_a_file_does_not_fail_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "work").write_text("a file where the folder should be")
@@ -346,7 +346,7 @@ def test_a_folder_that_is_a_file_does_not_end_the_run(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3600.0])
-def test_due(tmp_path: Path, seconds: float) -> None:
+def test_a_save_is_due_after_the_interval(tmp_path: Path, seconds: float) -> None:
     checkpoint = Checkpoint(tmp_path, "rows", save_seconds=seconds)
     assert checkpoint.due() == (seconds == 0)
     checkpoint.open()
@@ -354,7 +354,7 @@ def test_due(tmp_path: Path, seconds: float) -> None:
     assert checkpoint.due() == (seconds == 0)
 
 
-def test_a_save_begins_the_time_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_restarts_the_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     checkpoint = Checkpoint(tmp_path, "rows", save_seconds=60)
@@ -370,7 +370,7 @@ def test_a_save_begins_the_time_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert checkpoint.due()
 
 
-def test_a_link_among_states_keeps_no_others_from_being_discarded(
+def test_a_link_among_states_does_not_prevent_removing_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     work = tmp_path / "work"

@@ -1,4 +1,4 @@
-"""Compiled code that cannot be read or written is compiled anew, and the folder is named."""
+"""Test that compiled code that cannot be read or written is compiled again, and that the folder is named."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Run = Callable[[Path], tuple[bool, str]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Run:
-    """Call the kernel as a new process would; return whether it came from the cache, and the log.
+    """Call the kernel as in a new process; return whether it came from the cache, and the log.
 
     Numba reads and writes the cache of a function that was decorated anew: a process of its own for each
     call takes seconds to start and reads the same files.
@@ -106,7 +106,7 @@ def test_a_damaged_cache_is_named_and_replaced(
         assert run(cache) == (True, "")
 
 
-def test_a_file_of_another_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_a_cache_file_of_another_user_is_not_changed(run: Run, tmp_path: Path) -> None:
     """The cache may be shared: nothing is removed but the index of the function that could not be read."""
     cache = tmp_path / "cache"
     run(cache)
@@ -119,7 +119,7 @@ def test_a_file_of_another_is_left_alone(run: Run, tmp_path: Path) -> None:
     assert [other_path.read_bytes() for other_path in others] == [b"of another program"] * 2
 
 
-def test_a_full_disk_costs_the_cache_only(run: Run, disk: MakeDisk) -> None:
+def test_a_full_disk_disables_the_cache_only(run: Run, disk: MakeDisk) -> None:
     cache = disk(16 << 10)
     for _ in range(2):
         cached, log = run(cache)

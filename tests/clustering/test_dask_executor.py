@@ -1,4 +1,4 @@
-"""Real Dask workers: results as in this process, and what comes of killed ones and of unsuitable ones."""
+"""Test real Dask workers: results as in this process, and the effects of killed and unsuitable workers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def tree(rows: np.ndarray) -> SpanningTree:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Any]:
-    """Workers of this machine; a task that ends one of them is given up at once."""
+    """Start local workers that give up a task when it ends one of them."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         dask_executor.start_workers(1) as own,
@@ -204,7 +204,7 @@ class Cluster:
 def run_worker(
     cluster: Cluster, *prefix: str, source: Path = REPOSITORY, options: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a worker without a nanny, so that killing it starts no other one."""
+    """Run a worker without a nanny, so that it is not replaced when killed."""
     command = [*prefix, sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1"]
     command += ["--scheduler-file", cluster.name, "--no-dashboard", *options]
     environment = cluster.environment | {"PYTHONPATH": str(source)}
@@ -339,7 +339,7 @@ def test_a_scheduler_without_workers_is_named(cluster: Cluster, monkeypatch: pyt
 
 @pytest.fixture
 def changed_source(tmp_path: Path) -> Path:
-    """The package with another line in the code that computes; its version is the same."""
+    """Return a copy of the package with a changed source file and the same version."""
     folder = tmp_path / "changed"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "panic_tda", folder / "panic_tda", ignore=ignored)

@@ -1,4 +1,4 @@
-"""Identical rows are found whatever their hashes, and put back where they belong."""
+"""Test that identical rows are found for any hashes, and attached to their row again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_distinct_rows_come_in_order_of_first_occurrence(vectors: np.ndarray) ->
 
 
 @pytest.mark.parametrize("hash_rows", HASHES.values(), ids=HASHES)
-def test_collisions_cost_time_and_never_correctness(
+def test_hash_collisions_do_not_change_the_result(
     monkeypatch: pytest.MonkeyPatch, hash_rows: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     monkeypatch.setattr(duplicates, "_hash_rows", hash_rows)
@@ -60,13 +60,13 @@ def test_collisions_cost_time_and_never_correctness(
 
 @settings(max_examples=30)
 @given(rows_with_copies)
-def test_collisions_of_everything(vectors: np.ndarray) -> None:
+def test_equal_hashes_of_all_rows_do_not_change_the_result(vectors: np.ndarray) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "_hash_rows", HASHES["all collide"])
         assert_groups_identical_rows(vectors, find_distinct(vectors))
 
 
-def test_a_collision_in_the_last_chunk_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collision_in_the_last_chunk_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_hash_rows", HASHES["all collide"])
     monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", 64)
     vectors = np.ones((1000, 4), dtype=np.float32)
@@ -75,7 +75,7 @@ def test_a_collision_in_the_last_chunk_is_seen(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 24, 100, 1 << 20])
-def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+def test_the_chunk_size_does_not_matter(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((60, 5)).astype(np.float32)[rng.integers(0, 60, 200)]
     monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", chunk_bytes)
@@ -85,7 +85,7 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, chunk_bytes:
     np.testing.assert_array_equal(keep_distinct(vectors, distinct), expected)
 
 
-def test_the_hash_tells_real_rows_apart() -> None:
+def test_real_rows_have_different_hashes() -> None:
     rng = np.random.default_rng(2)
     vectors = rng.standard_normal((50_000, 8)).astype(np.float32)
     vectors[:, 1:] = vectors[0, 1:]
@@ -110,7 +110,7 @@ def test_distinct_rows_move_to_the_front_of_the_same_memory(vectors: np.ndarray)
 
 @pytest.mark.parametrize("chunk_bytes", [1, 100, 1 << 26])
 @pytest.mark.parametrize("hash_rows", [None, "all collide"])
-def test_a_device_s_rows_are_grouped_alike(
+def test_rows_on_a_device_are_grouped_the_same(
     upload: Callable[[Any], Any],
     monkeypatch: pytest.MonkeyPatch,
     chunk_bytes: int,
@@ -140,7 +140,7 @@ def test_rows_of_one_hash_are_compared_bit_by_bit(
         assert find_distinct(matrix).inverse.tolist() == [0, 1, 0]
 
 
-def test_finding_takes_little_memory() -> None:
+def test_finding_duplicates_takes_little_memory() -> None:
     # 65,536 rows at once made half a gigabyte of 64-bit words at 768 dimensions, several times over.
     vectors = np.random.default_rng(3).standard_normal((40_000, 768), dtype=np.float32)
     vectors[20_000:] = vectors[:20_000]
@@ -155,7 +155,7 @@ def test_finding_takes_little_memory() -> None:
     assert peak < 40e6
 
 
-def test_copies_hang_on_their_row_at_its_core_distance() -> None:
+def test_copies_are_attached_to_their_row_at_its_core_distance() -> None:
     distinct = find_distinct(np.array([[3], [1], [3], [2], [1], [3]], dtype=np.float32))
     tree = SpanningTree(
         u=np.array([0, 2]),
@@ -172,7 +172,7 @@ def test_copies_hang_on_their_row_at_its_core_distance() -> None:
     assert full_tree.tie_tolerance == 1e-7
 
 
-def test_a_tree_without_copies_stays_as_it_is() -> None:
+def test_a_tree_without_copies_is_not_changed() -> None:
     tree = SpanningTree(np.array([0]), np.array([1]), np.array([0.5]))
     assert attach_copies(tree, find_distinct(np.array([[1], [2]], dtype=np.float32))) is tree
 

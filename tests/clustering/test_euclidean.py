@@ -1,4 +1,4 @@
-"""The metric euclidean: trees, clusters and medoids are those of the definition on the rows as they came."""
+"""Test that with the metric euclidean, trees, clusters and medoids match the definition."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_tree_is_that_of_the_definition(name: str, tile_rows: int | None) ->
     np.testing.assert_allclose(np.sort(heights), np.sort(oracle.height), rtol=1e-12)
 
 
-def test_the_verify_pass_needs_no_good_tree_to_begin_with() -> None:
+def test_the_verify_pass_works_from_a_poor_initial_tree() -> None:
     def star(n: int, _rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(n - 1, dtype=np.int64), np.arange(1, n)
 
@@ -97,7 +97,7 @@ def test_the_verify_pass_needs_no_good_tree_to_begin_with() -> None:
     assert np.array_equal(np.sort(poor.height), np.sort(exact.height))
 
 
-def test_rows_around_the_size_of_a_tile() -> None:
+def test_row_counts_around_the_tile_size_give_the_exact_tree() -> None:
     rows = islands(2, 1_030)
     tree = fit_tree(rows, 10)[0]
     tree_of_smaller_tiles = fit_tree(rows, 10, tile_rows=100)[0]
@@ -206,7 +206,7 @@ def test_packed_products_of_lifted_rows_are_within_the_bound(use_integers: bool)
     assert np.abs(products - exact).max() <= allowed
 
 
-def test_the_frame_rounds_nothing_where_it_can() -> None:
+def test_centring_and_scaling_are_exact_where_possible() -> None:
     rows = np.array([[1.0, 2.0], [5.0, 2.0], [3.0, 10.0]])
     frame = centre_rows(rows)
     assert frame.centre.tolist() == [3.0, 6.0]
@@ -243,7 +243,7 @@ def test_settings_that_do_not_fit_the_metric_are_refused(settings: dict[str, Any
         hdbscan(islands(2), **({"metric": "euclidean"} | settings))
 
 
-def test_rows_that_are_all_the_same_make_one_group() -> None:
+def test_identical_rows_make_one_group() -> None:
     clustering = hdbscan(np.ones((20, 2)), metric="euclidean", allow_single_cluster=True, min_cluster_size=5)
     assert set(clustering.labels.tolist()) == {0}
     assert clustering.record.n_unique == 1

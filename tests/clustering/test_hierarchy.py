@@ -1,4 +1,4 @@
-"""The hierarchy against its definition by thresholds, at the edges of its domain, and on deep trees."""
+"""Compare the hierarchy with its definition by thresholds, in edge cases and on deep trees."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
-def test_equals_the_definition_by_thresholds(name: str) -> None:
+def test_clusters_equal_the_definition_by_thresholds(name: str) -> None:
     for turn, min_samples in enumerate(neighbour_counts(name)):
         tree, merges = tree_of(name, min_samples), merges_of(name, min_samples)
         # A third of the grid for each, so that the next one gets the others.
@@ -169,7 +169,9 @@ def test_noisy_weights_equal_the_definition_with_their_tolerance(
     parameters=parameters_of_small_trees,
 )
 @settings(max_examples=100, deadline=None)
-def test_numbers_stay_in_their_ranges(steps: list[float], parameters: EffectiveParameters) -> None:
+def test_probabilities_and_persistence_are_in_range(
+    steps: list[float], parameters: EffectiveParameters
+) -> None:
     labels = by_smallest_row(extract_clusters(path(steps), parameters))
     inside = labels.labels != OUTLIER
     assert np.all(labels.probabilities[~inside] == 0)
@@ -215,7 +217,7 @@ def test_epsilon_below_every_height_leaves_no_empty_cluster() -> None:
     assert len(clusters.persistence) == 0
 
 
-def test_input_is_left_as_it_was() -> None:
+def test_the_input_is_not_changed() -> None:
     tree = edges((2, 3, 0.5), (0, 1, 0.0), (1, 2, 0.2))
     for array in (tree.u, tree.v, tree.height):
         array.flags.writeable = False
@@ -239,7 +241,7 @@ def test_edges_outside_the_rows_or_without_height_are_refused(edge: tuple[int, i
 # Deep trees.
 
 
-def test_a_chain_of_100_000_points() -> None:
+def test_a_chain_of_100_000_points_does_not_overflow_the_stack() -> None:
     n = 100_000
     heights = np.linspace(0.1, 0.5, n - 1)
     parameters = replace(PLAIN, allow_single_cluster=True, min_cluster_size=100)
@@ -256,7 +258,7 @@ def test_a_chain_of_100_000_points() -> None:
 
 
 @pytest.mark.parametrize("shape", ["star", "path"])
-def test_a_pile_of_10_000_equal_rows(shape: str) -> None:
+def test_ten_thousand_equal_rows_are_one_cluster(shape: str) -> None:
     n = 10_000
     v = np.arange(1, n)
     tree = SpanningTree(np.zeros(n - 1, dtype=np.int64) if shape == "star" else v - 1, v, np.zeros(n - 1))
@@ -279,7 +281,7 @@ def nested_pairs(n_pairs: int) -> SpanningTree:
     )
 
 
-def test_50_000_nested_clusters() -> None:
+def test_fifty_thousand_nested_clusters_do_not_overflow_the_stack() -> None:
     n_pairs = 50_000
     tree = nested_pairs(n_pairs)
     leaves = replace(PLAIN, cluster_selection_method="leaf")
@@ -293,7 +295,7 @@ def test_50_000_nested_clusters() -> None:
     assert labels_of(tree, replace(PLAIN, cluster_selection_epsilon=2.0)) == [0] * (2 * n_pairs - 2) + [1, 1]
 
 
-def test_the_worked_example_is_what_happens() -> None:
+def test_the_worked_example_of_the_docstring_holds() -> None:
     result = doctest.testmod(condensed)
     assert result.attempted > 0
     assert result.failed == 0

@@ -1,4 +1,4 @@
-"""The hierarchy against hdbscan and scikit-learn, from the same rows in float64.
+"""Compare the hierarchy with hdbscan and scikit-learn, on the same rows in float64.
 
 Both break ties by row order, so they agree with themselves only up to the order of the rows. Where no tie
 can matter, ours must be theirs exactly; elsewhere it must be as near to them as they are to themselves.
@@ -186,7 +186,7 @@ def test_identical_where_no_tie_touches_a_merge_between_clusters(
     [(by_hdbscan, of_hdbscan), (by_sklearn, of_sklearn)],
     ids=["hdbscan", "sklearn"],
 )
-def test_as_near_to_a_peer_as_the_peer_is_to_itself_shuffled(
+def test_as_close_to_a_peer_as_the_peer_is_to_itself_shuffled(
     peer: Peer, settings_of_peer: Callable[[], list[Setting]]
 ) -> None:
     ours, own, close, agreeing = [], [], 0, 0
@@ -213,7 +213,7 @@ def test_as_near_to_a_peer_as_the_peer_is_to_itself_shuffled(
     assert agreeing > 100
 
 
-def test_hdbscan_has_no_answer_where_all_merges_tie() -> None:
+def test_hdbscan_depends_on_row_order_if_all_merges_tie() -> None:
     own: dict[str, list[float]] = {name: [] for name, _ in NO_ANSWER}
     for seed, setting in enumerate(of_hdbscan()):
         if not setting.has_answer:

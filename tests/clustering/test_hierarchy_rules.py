@@ -1,4 +1,4 @@
-"""The rules of the hierarchy one by one, on trees small enough to follow by hand."""
+"""Test each rule of the hierarchy on trees small enough to follow by hand."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def nested(split: float, halves: float, pairs: float) -> SpanningTree:
     )
 
 
-def test_what_is_chosen_inside_a_cluster_is_weighed_not_what_it_replaced() -> None:
+def test_the_stability_of_selected_descendants_is_compared() -> None:
     # Stabilities: the whole 8, its halves 2 each, its pairs 3 each: 4 are less than 8, 12 are more.
     assert labels_of(nested(2, 2.5, 4), PLAIN) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
@@ -238,7 +238,7 @@ def test_trees_are_arrays_of_the_shapes_and_kinds_that_they_say() -> None:
     ]
 
 
-def test_clusters_are_marked_by_truth_values() -> None:
+def test_selected_clusters_are_marked_by_booleans() -> None:
     clusters = condense_tree(build_single_linkage(PAIRS, FLOOR), 2, 1e-9)
     for method, epsilon in product(("eom", "leaf"), (0.0, 0.6)):
         parameters = replace(PLAIN, cluster_selection_method=method, cluster_selection_epsilon=epsilon)
@@ -247,7 +247,7 @@ def test_clusters_are_marked_by_truth_values() -> None:
         assert chosen.sum() == (2 if epsilon else 4)
 
 
-def test_a_sum_keeps_what_rounding_drops() -> None:
+def test_compensated_sums_keep_small_terms() -> None:
     total, carry = np.zeros(2), np.zeros(2)
     for value in (1.0, 1e100, -1e100, 1.0, 1e100, -1e100):
         _add(total, carry, 1, value)
@@ -255,7 +255,7 @@ def test_a_sum_keeps_what_rounding_drops() -> None:
     assert total[0] == carry[0] == 0
 
 
-def test_stabilities_are_sums_that_know_no_order_of_rows() -> None:
+def test_stabilities_do_not_depend_on_the_order_of_rows() -> None:
     # A pile at the floor in a sparse surrounding: a plain sum differs in its last digits from order to order.
     generator = np.random.default_rng(0)
     heights = np.concatenate([np.full(1000, FLOOR), generator.uniform(0.1, 1, 99_000)])
@@ -350,7 +350,7 @@ def test_probability_distinguishes_nothing_below_epsilon() -> None:
     np.testing.assert_allclose(clusters.probabilities, [1, 1, 1, 0.6, 1, 1])
 
 
-def test_copies_do_not_fade_their_surroundings() -> None:
+def test_copies_do_not_lower_the_probability_of_their_surroundings() -> None:
     # Two copies at distance 0 count as the floor: without it, λ would be infinite and row 2's share 0.
     tree = edges((0, 1, 0.0), (1, 2, 0.4), (2, 3, 0.8), (3, 4, 0.0))
     plain = by_smallest_row(extract_clusters(tree, PLAIN))

@@ -1,4 +1,4 @@
-"""Medoids against pairwise cosine distances, and the rules for ties, weights and memory."""
+"""Compare medoids with pairwise cosine distances; test the rules for ties, weights and memory."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_tied_rows_equal_the_oracle_s(
 
 
 @pytest.mark.parametrize("rows_per_chunk", [1, 7, 100])
-def test_chunks_do_not_matter(rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_matter(rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, labels, weights = random_members(600, 16, 5)
     vectors[300:] = vectors[:300]  # ties between rows of different chunks
     expected = find_medoids(vectors, labels, weights, 5)
@@ -137,7 +137,7 @@ def test_a_cluster_without_rows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rows_per_chunk", [7, 100, 10_000])
-def test_a_device_takes_the_same_rows(
+def test_a_device_finds_the_same_medoids(
     upload: Callable[[Any], Any], rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors, labels, weights = random_members(600, 16, 5)

@@ -1,4 +1,4 @@
-"""One fit has the trees of every smaller min_samples: those of neighbour fits, to the last bit."""
+"""Test that one fit gives the trees of every smaller min_samples, to the last bit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cluster(
 
 
 def pile(n: int) -> Float32Array:
-    """Rows so near to each neighbour that no float32 product tells which are the nearest."""
+    """Return rows so close together that float32 products cannot order them."""
     rng = np.random.default_rng(3)
     return unit_rows(np.eye(1, 40) + rng.normal(size=(n, 40)) * 2e-4)
 
@@ -119,7 +119,7 @@ def fitted(rows: Float32Array, min_samples: int, **more: object) -> SpanningTree
 
 
 def nearer_rows(rows: Float32Array, min_samples: int) -> list[dict[int, float]]:
-    """Every distinct row's nearer rows by the definition, from all distances."""
+    """Return the nearer rows of each distinct row by the definition, from all distances."""
     normalise(rows := rows.copy())
     distinct = find_distinct(rows)
     distances = np.maximum(reference.chord_distances(rows), FLOOR)

@@ -1,4 +1,4 @@
-"""Backends that want rows on a device get them there, loaded once, and models cost each other nothing."""
+"""Test where rows are loaded for each backend, and that a model's failure affects no other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SPEC = FieldSpec(runs=6, duplicates=0.4, text_models=("First", "Second", "Third"
 
 
 class OnDevice:
-    """Takes rows on a device only, and has a backend of the host build their tree."""
+    """Backend that takes rows on a device only and builds the tree on the host."""
 
     name, exact = "on-device", True
     during: Callable[[Any], None] | None = None
@@ -71,7 +71,7 @@ def on_device_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]], None]:
-    """Have a function called with the rows of every fit."""
+    """Call a function with the rows of every fit."""
     return lambda function: monkeypatch.setattr(OnDevice, "during", staticmethod(function))
 
 
@@ -94,7 +94,7 @@ def run(file: UpgradedFile, backend: str, **options: Any) -> list[ModelOutcome]:
 
 @pytest.mark.usefixtures("on_device_backends", "any_device")
 @pytest.mark.parametrize("backend", ["all", "distinct"])
-def test_stored_results_equal_those_of_the_host(upgraded: MakeFile, backend: str) -> None:
+def test_stored_results_of_a_device_equal_those_of_the_host(upgraded: MakeFile, backend: str) -> None:
     file = upgraded(SPEC)
     outcomes, expected = run(file, backend), run(file, "sklearn")
     for there, here in zip(outcomes, expected, strict=True):
@@ -122,7 +122,7 @@ def test_rows_of_a_database_never_lie_in_host_memory(
 
 @pytest.mark.usefixtures("on_device_backends", "any_device")
 @pytest.mark.parametrize("backend", ["all", "distinct"])
-def test_arrays_of_the_host_are_moved_there(backend: str) -> None:
+def test_host_arrays_are_moved_to_the_device(backend: str) -> None:
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.standard_normal((4, 12)), 20, axis=0) + 0.05 * rng.standard_normal((80, 12))
     vectors[10:30] = vectors[50:70]
@@ -135,7 +135,7 @@ def test_arrays_of_the_host_are_moved_there(backend: str) -> None:
 
 
 @pytest.mark.usefixtures("on_device_backends")
-def test_a_backend_of_all_rows_gets_them_as_they_are(
+def test_a_backend_without_weights_gets_all_rows(
     stand_in: StandIn, during: Callable[[Callable[[Any], None]], None]
 ) -> None:
     calls: list[Any] = []
@@ -150,7 +150,7 @@ def test_a_backend_of_all_rows_gets_them_as_they_are(
 
 
 @pytest.mark.usefixtures("on_device_backends")
-def test_a_model_without_room_fails_alone(stand_in: StandIn, upgraded: MakeFile) -> None:
+def test_a_model_that_does_not_fit_fails_alone(stand_in: StandIn, upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
     calls = iter(range(10))
     stand_in.refuses = lambda _n_rows, _n_features: next(calls) == 1
@@ -171,7 +171,7 @@ def test_a_model_without_room_fails_alone(stand_in: StandIn, upgraded: MakeFile)
 @pytest.mark.parametrize(
     "error", [None, StandInOutOfMemory("while fitting"), RuntimeError("a broken kernel"), MemoryError("host")]
 )
-def test_no_matrix_is_held_when_the_next_model_comes(
+def test_the_matrix_of_a_model_is_freed_before_the_next_model(
     stand_in: StandIn,
     upgraded: MakeFile,
     during: Callable[[Callable[[Any], None]], None],
@@ -197,7 +197,7 @@ def test_no_matrix_is_held_when_the_next_model_comes(
 
 
 @pytest.mark.usefixtures("on_device_backends", "stand_in")
-def test_a_device_that_broke_costs_no_finished_result(
+def test_a_broken_device_does_not_lose_finished_results(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
@@ -211,7 +211,7 @@ def test_a_device_that_broke_costs_no_finished_result(
 
 
 @pytest.mark.usefixtures("on_device_backends", "stand_in")
-def test_a_refusal_comes_before_anything_is_loaded(upgraded: MakeFile, stand_in: StandIn) -> None:
+def test_a_backend_refuses_before_anything_is_loaded(upgraded: MakeFile, stand_in: StandIn) -> None:
     outcomes = run(upgraded(FieldSpec(runs=101, text_models=("First",))), "all")
     assert outcomes[0].status == FAILED
     assert outcomes[0].reason == "backend on-device accepts 1,000 rows, got 1010"
@@ -255,7 +255,7 @@ def test_warnings_name_their_model(upgraded: MakeFile, caplog: pytest.LogCapture
 
 
 @pytest.mark.usefixtures("on_device_backends")
-def test_without_a_device_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_device_rows_stay_in_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "unavailable_reason", lambda: "there is none")
     placement = choose_placement(ClusteringParameters(backend="all"), 100, 8)
     assert (placement.rows_on_device, placement.on_device) == (False, False)
@@ -270,7 +270,7 @@ def test_tiled_has_its_rows_where_they_fit(monkeypatch: pytest.MonkeyPatch, free
     assert placement.rows_on_device == (free_gib == 80)
 
 
-def test_nobody_asks_for_a_device_whose_backend_has_no_use_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_without_device_support_requests_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "unavailable_reason", lambda: pytest.fail("CuPy would be imported"))
     placement = choose_placement(ClusteringParameters(backend="sklearn"), 100, 8)
     assert not placement.on_device

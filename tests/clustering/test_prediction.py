@@ -1,4 +1,4 @@
-"""New rows get the cluster that hdbscan's definition gives them, with exact neighbours."""
+"""Test that new rows get the cluster of hdbscan's definition, with exact neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From vectors to labels, probabilities and medoids: the oracle's answer, whatever form the rows come in."""
+"""Compare labels, probabilities and medoids with the reference, for every form of input."""
 
 from __future__ import annotations
 
@@ -31,89 +31,97 @@ if TYPE_CHECKING:
 
 def renumbered(labels: IntArray) -> IntArray:
     """Number clusters by size, then by smallest row; slow and obvious."""
-    found = sorted(set(labels.tolist()) - {OUTLIER})
-    rows = {label: np.flatnonzero(labels == label) for label in found}
-    order = sorted(found, key=lambda label: (-len(rows[label]), rows[label][0]))
+    old_labels = sorted(set(labels.tolist()) - {OUTLIER})
+    rows = {label: np.flatnonzero(labels == label) for label in old_labels}
+    order = sorted(old_labels, key=lambda label: (-len(rows[label]), rows[label][0]))
     return np.array([OUTLIER if label == OUTLIER else order.index(label) for label in labels])
 
 
 @cache
 def oracles_answer(
-    vectors: bytes, n_rows: int, asked: ClusteringParameters
+    vectors: bytes, n_rows: int, parameters: ClusteringParameters
 ) -> tuple[FlatClusters, IntArray, dict[int, int]]:
-    """Return what the oracle finds, its labels renumbered, and its medoids: once for all backends."""
+    """Return the reference clusters, their renumbered labels and medoids, cached for all backends."""
     rows = unit_rows(np.frombuffer(vectors).reshape(n_rows, -1))
-    expected = reference.cluster_rows(rows, asked.resolve(n_rows))
+    expected = reference.cluster_rows(rows, parameters.resolve(n_rows))
     labels = renumbered(expected.labels)
     return expected, labels, reference.medoids(rows, labels, expected.probabilities)
 
 
-def assert_is_the_oracles(found: Clustering, vectors: np.ndarray, asked: ClusteringParameters) -> None:
-    expected, labels, medoids = oracles_answer(vectors.astype(np.float64).tobytes(), len(vectors), asked)
-    assert found.labels.tolist() == labels.tolist()
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-9)
+def assert_is_the_oracles(
+    clustering: Clustering, vectors: np.ndarray, parameters: ClusteringParameters
+) -> None:
+    expected, labels, medoids = oracles_answer(vectors.astype(np.float64).tobytes(), len(vectors), parameters)
+    assert clustering.labels.tolist() == labels.tolist()
+    np.testing.assert_allclose(clustering.probabilities, expected.probabilities, rtol=1e-9)
     number_of = {
         number: old for number, old in zip(labels.tolist(), expected.labels.tolist(), strict=True) if old >= 0
     }
     np.testing.assert_allclose(
-        found.persistence,
+        clustering.persistence,
         [expected.persistence[number_of[number]] for number in range(len(number_of))],
         rtol=1e-9,
         atol=1e-12,
     )
-    assert found.medoid_indices == medoids
+    assert clustering.medoid_indices == medoids
 
 
 @pytest.mark.parametrize(("backend", "data", "setting"), CASES)
-def test_the_oracles_answer(backend: str, data: str, setting: str) -> None:
-    vectors, asked = DATA[data], SETTINGS[setting]
-    found = hdbscan(vectors, backend=backend, **asked)
-    assert_is_the_oracles(found, vectors, ClusteringParameters(**asked))
-    assert found.record.n_clusters == found.n_clusters == len(set(found.labels.tolist()) - {OUTLIER})
-    assert found.record.n_outliers == np.count_nonzero(found.labels == OUTLIER)
-    for label, row in found.medoid_indices.items():
-        assert found.labels[row] == label
+def test_results_equal_the_reference(backend: str, data: str, setting: str) -> None:
+    vectors, parameters = DATA[data], SETTINGS[setting]
+    clustering = hdbscan(vectors, backend=backend, **parameters)
+    assert_is_the_oracles(clustering, vectors, ClusteringParameters(**parameters))
+    assert (
+        clustering.record.n_clusters
+        == clustering.n_clusters
+        == len(set(clustering.labels.tolist()) - {OUTLIER})
+    )
+    assert clustering.record.n_outliers == np.count_nonzero(clustering.labels == OUTLIER)
+    for label, row in clustering.medoid_indices.items():
+        assert clustering.labels[row] == label
 
 
-def test_the_data_have_something_to_find() -> None:
+def test_the_test_data_contain_clusters() -> None:
     # Otherwise the comparisons above would compare nothing.
-    found = {
+    n_clusters_of = {
         (data, setting): hdbscan(DATA[data], **SETTINGS[setting]).n_clusters
         for data in DATA
         for setting in ("no epsilon", "no single cluster", "small clusters")
     }
-    assert found["blobs", "no epsilon"] >= 3
-    assert found["blobs in noise", "no epsilon"] >= 3
-    assert found["copies", "small clusters"] >= 2
-    assert found["a pile among blobs", "no single cluster"] >= 3
-    assert found["equal blobs", "no single cluster"] == 3
-    assert len(set(found.values())) >= 4
+    assert n_clusters_of["blobs", "no epsilon"] >= 3
+    assert n_clusters_of["blobs in noise", "no epsilon"] >= 3
+    assert n_clusters_of["copies", "small clusters"] >= 2
+    assert n_clusters_of["a pile among blobs", "no single cluster"] >= 3
+    assert n_clusters_of["equal blobs", "no single cluster"] == 3
+    assert len(set(n_clusters_of.values())) >= 4
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 4), st.integers(2, 5), st.integers(1, 5))
-def test_small_lattices_full_of_ties_and_copies(seed: int, n: int, d: int, size: int, samples: int) -> None:
+def test_small_lattices_with_ties_and_copies_equal_the_reference(
+    seed: int, n: int, d: int, size: int, samples: int
+) -> None:
     vectors = np.random.default_rng(seed).integers(-2, 3, (n, d)).astype(np.float64)
     vectors[(vectors == 0).all(axis=1), 0] = 1
-    asked = {"epsilon": 0.0, "min_cluster_size": size, "min_samples": min(samples, n)}
-    assert_is_the_oracles(hdbscan(vectors, **asked), vectors, ClusteringParameters(**asked))
+    parameters = {"epsilon": 0.0, "min_cluster_size": size, "min_samples": min(samples, n)}
+    assert_is_the_oracles(hdbscan(vectors, **parameters), vectors, ClusteringParameters(**parameters))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(DATA)), st.sampled_from(sorted(SETTINGS)), st.randoms())
-def test_shuffled_rows_give_the_shuffled_answer(data: str, setting: str, random: Any) -> None:
+def test_shuffled_rows_give_the_shuffled_result(data: str, setting: str, random: Any) -> None:
     vectors = DATA[data]
     order = np.array(random.sample(range(len(vectors)), len(vectors)))
-    found, shuffled = hdbscan(vectors, **SETTINGS[setting]), hdbscan(vectors[order], **SETTINGS[setting])
-    assert shuffled.labels.tolist() == renumbered(found.labels[order]).tolist()
-    np.testing.assert_allclose(shuffled.probabilities, found.probabilities[order], rtol=1e-9)
+    clustering, shuffled = hdbscan(vectors, **SETTINGS[setting]), hdbscan(vectors[order], **SETTINGS[setting])
+    assert shuffled.labels.tolist() == renumbered(clustering.labels[order]).tolist()
+    np.testing.assert_allclose(shuffled.probabilities, clustering.probabilities[order], rtol=1e-9)
     np.testing.assert_allclose(
-        np.sort(shuffled.persistence), np.sort(found.persistence), rtol=1e-9, atol=1e-12
+        np.sort(shuffled.persistence), np.sort(clustering.persistence), rtol=1e-9, atol=1e-12
     )
 
 
 class _Weighted:
-    """The slow oracle's tree behind the weighted contract: distinct rows in, multiplicities counted."""
+    """Backend with weights that builds the tree with the slow reference."""
 
     name, exact, weighted = "weighted", True, True
 
@@ -135,16 +143,16 @@ class _Weighted:
         return SpanningTree(tree.u, tree.v, tree.height, cores)
 
 
-@pytest.mark.parametrize("asked", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("parameters", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("data", ["copies", "a pile among blobs", "lattice"])
 def test_collapsed_copies_equal_clustering_all_rows(
-    monkeypatch: pytest.MonkeyPatch, data: str, asked: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, data: str, parameters: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng(2)
     vectors = DATA[data][rng.integers(0, len(DATA[data]), 150)]
-    everything = hdbscan(vectors, backend="sklearn", **asked)
+    everything = hdbscan(vectors, backend="sklearn", **parameters)
     monkeypatch.setattr(backends, "get_backend", lambda _name: _Weighted())
-    collapsed = hdbscan(vectors, **asked)
+    collapsed = hdbscan(vectors, **parameters)
     assert collapsed.record.backend == "weighted"
     assert collapsed.record.n_unique < len(vectors)
     assert collapsed.labels.tolist() == everything.labels.tolist()
@@ -154,74 +162,79 @@ def test_collapsed_copies_equal_clustering_all_rows(
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_next_to_no_rows(caplog: pytest.LogCaptureFixture, n: int) -> None:
+def test_fits_of_no_row_and_of_few_rows_work(caplog: pytest.LogCaptureFixture, n: int) -> None:
     with caplog.at_level(logging.WARNING, "panic_tda"):
-        found = hdbscan(np.eye(4)[:n].reshape(n, 4))
-    assert len(found.labels) == len(found.probabilities) == n
+        clustering = hdbscan(np.eye(4)[:n].reshape(n, 4))
+    assert len(clustering.labels) == len(clustering.probabilities) == n
     if n < 2:
-        assert found.labels.tolist() == [OUTLIER] * n
-        assert found.n_clusters == 0
-        assert found.medoid_indices == {}
+        assert clustering.labels.tolist() == [OUTLIER] * n
+        assert clustering.n_clusters == 0
+        assert clustering.medoid_indices == {}
         assert f"all {n} rows are outliers" in caplog.text
     else:
-        assert_is_the_oracles(found, np.eye(4)[:n], ClusteringParameters())
+        assert_is_the_oracles(clustering, np.eye(4)[:n], ClusteringParameters())
 
 
 def test_two_equal_rows_are_one_cluster() -> None:
-    found = hdbscan([[1, 2], [2, 4]], allow_single_cluster=True)
-    assert found.labels.tolist() == [0, 0]
-    assert found.medoid_indices == {0: 0}
-    assert found.record.n_unique == 1
+    clustering = hdbscan([[1, 2], [2, 4]], allow_single_cluster=True)
+    assert clustering.labels.tolist() == [0, 0]
+    assert clustering.medoid_indices == {0: 0}
+    assert clustering.record.n_unique == 1
 
 
 @pytest.mark.parametrize("backend", EXACT)
-@pytest.mark.parametrize("asked", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("parameters", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("n", [2, 30])
-def test_rows_that_are_all_identical(backend: str, n: int, asked: dict[str, Any]) -> None:
+def test_identical_rows_have_one_label(backend: str, n: int, parameters: dict[str, Any]) -> None:
     vectors = np.tile([0.3, -0.2, 0.9], (n, 1))
-    found = hdbscan(vectors, backend=backend, **asked)
-    if ClusteringParameters(**asked).resolve(n).min_samples <= n:
-        assert_is_the_oracles(found, vectors, ClusteringParameters(**asked))
-    assert len(set(found.labels.tolist())) == 1
-    assert found.record.n_unique == 1
-    assert np.isfinite(found.probabilities).all()
-    assert np.isfinite(found.persistence).all()
+    clustering = hdbscan(vectors, backend=backend, **parameters)
+    if ClusteringParameters(**parameters).resolve(n).min_samples <= n:
+        assert_is_the_oracles(clustering, vectors, ClusteringParameters(**parameters))
+    assert len(set(clustering.labels.tolist())) == 1
+    assert clustering.record.n_unique == 1
+    assert np.isfinite(clustering.probabilities).all()
+    assert np.isfinite(clustering.persistence).all()
 
 
-def test_a_pile_of_equal_rows() -> None:
+def test_a_group_of_identical_rows_is_one_cluster() -> None:
     vectors = np.concatenate([np.tile([1.0, 0.0], (1_500, 1)), [[0, 1], [-1, 0]]])
-    found = hdbscan(vectors, allow_single_cluster=True)
-    assert found.labels.tolist() == [0] * 1_500 + [OUTLIER] * 2
-    assert found.medoid_indices == {0: 0}
+    clustering = hdbscan(vectors, allow_single_cluster=True)
+    assert clustering.labels.tolist() == [0] * 1_500 + [OUTLIER] * 2
+    assert clustering.medoid_indices == {0: 0}
 
 
-def test_fewer_rows_than_a_cluster_or_a_neighbourhood(caplog: pytest.LogCaptureFixture) -> None:
-    for asked in ({"min_cluster_size": 91}, {"min_samples": 91}, {"min_cluster_size": 10**30}):
+def test_fewer_rows_than_min_cluster_size_or_min_samples_are_outliers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for parameters in ({"min_cluster_size": 91}, {"min_samples": 91}, {"min_cluster_size": 10**30}):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "panic_tda"):
-            found = hdbscan(DATA["blobs"], **asked)  # type: ignore[arg-type]
-        assert set(found.labels.tolist()) == {OUTLIER}
-        assert found.probabilities.tolist() == [0.0] * 90
+            clustering = hdbscan(DATA["blobs"], **parameters)  # type: ignore[arg-type]
+        assert set(clustering.labels.tolist()) == {OUTLIER}
+        assert clustering.probabilities.tolist() == [0.0] * 90
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "more than there are rows" in caplog.text
 
 
-def test_as_many_as_there_are_rows_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    asked = {"min_cluster_size": 90, "min_samples": 90, "epsilon": 2.0}
-    assert_is_the_oracles(hdbscan(DATA["blobs"], **asked), DATA["blobs"], ClusteringParameters(**asked))
+def test_parameters_equal_to_the_number_of_rows_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    parameters = {"min_cluster_size": 90, "min_samples": 90, "epsilon": 2.0}
+    assert_is_the_oracles(
+        hdbscan(DATA["blobs"], **parameters), DATA["blobs"], ClusteringParameters(**parameters)
+    )
     assert "more than there are rows" not in caplog.text
 
 
-def test_a_limit_beyond_every_integer_is_no_limit() -> None:
-    asked = {"epsilon": 0.0, "min_cluster_size": 4}
-    unlimited = hdbscan(DATA["blobs"], **asked)
+def test_a_max_cluster_size_beyond_every_integer_is_no_limit() -> None:
+    parameters = {"epsilon": 0.0, "min_cluster_size": 4}
+    unlimited = hdbscan(DATA["blobs"], **parameters)
     assert (
-        hdbscan(DATA["blobs"], max_cluster_size=10**30, **asked).labels.tolist() == unlimited.labels.tolist()
+        hdbscan(DATA["blobs"], max_cluster_size=10**30, **parameters).labels.tolist()
+        == unlimited.labels.tolist()
     )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite(value: float) -> None:
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
     vectors = DATA["blobs"].copy()
     vectors[[3, 70], 5] = value
     with pytest.raises(BadVectors, match="rows must be finite and not zero; the first that are not: 3, 70"):
@@ -236,14 +249,14 @@ def test_zero_rows_have_no_direction() -> None:
 
 
 @pytest.mark.parametrize("value", [1e300, 1e-300])
-def test_values_beyond_single_precision_are_bad_and_raise_no_other_alarm(value: float) -> None:
+def test_values_beyond_single_precision_are_refused_without_warnings(value: float) -> None:
     vectors = DATA["blobs"].copy()
     vectors[4] = value
     with pytest.raises(BadVectors, match=r"the first that are not: 4$"):
         hdbscan(vectors)
 
 
-def test_signalling_nans_raise_no_other_alarm() -> None:
+def test_signalling_nans_are_refused_without_warnings() -> None:
     vectors = DATA["blobs"].astype(np.float32)
     vectors[4] = np.array([0x7F800001], dtype=np.uint32).view(np.float32)
     with pytest.raises(BadVectors, match=r"the first that are not: 4$"):
@@ -255,30 +268,30 @@ def test_signalling_nans_raise_no_other_alarm() -> None:
     [[[1, 2], [3]], [], [1.0, 2.0], [[[1.0]]], [[], []], 3.0, [["a", "b"]], None],
     ids=["ragged", "empty list", "one axis", "three axes", "no columns", "number", "text", "nothing"],
 )
-def test_what_is_no_matrix_is_refused(vectors: Any) -> None:
+def test_invalid_matrices_are_refused(vectors: Any) -> None:
     with pytest.raises(BadVectors, match="vectors must be a matrix"):
         hdbscan(vectors)
 
 
-def test_the_callers_array_is_not_touched() -> None:
+def test_the_array_of_the_caller_is_not_changed() -> None:
     for vectors in (DATA["copies"].copy(), DATA["copies"].astype(np.float32)):
         before = vectors.copy()
         hdbscan(vectors)
         assert np.array_equal(vectors, before)
 
 
-def test_any_layout_and_type_of_array_gives_one_answer() -> None:
+def test_every_layout_and_type_of_array_gives_the_same_result() -> None:
     vectors = DATA["blobs in noise"].astype(np.float32)
     expected = hdbscan(vectors)
     padded = np.zeros((len(vectors), 40), dtype=np.float32)
     padded[:, ::2][:, :12] = vectors
     for same in (vectors.tolist(), np.asfortranarray(vectors), padded[:, ::2][:, :12], vectors.astype(">f4")):
-        found = hdbscan(same)
-        assert found.labels.tolist() == expected.labels.tolist()
-        assert found.probabilities.tolist() == expected.probabilities.tolist()
+        clustering = hdbscan(same)
+        assert clustering.labels.tolist() == expected.labels.tolist()
+        assert clustering.probabilities.tolist() == expected.probabilities.tolist()
 
 
-def test_lengths_do_not_matter() -> None:
+def test_the_length_of_vectors_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     scaled = DATA["blobs"].astype(np.float32) * 2.0 ** rng.integers(-60, 60, (90, 1)).astype(np.float32)
     assert hdbscan(scaled).labels.tolist() == hdbscan(DATA["blobs"]).labels.tolist()
@@ -296,9 +309,9 @@ def test_rows_are_normalised_in_double_precision() -> None:
     assert not np.signbit(vectors[0, 1])
 
 
-def test_negative_zeros_make_no_second_row() -> None:
-    found = hdbscan([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], min_cluster_size=2, min_samples=1)
-    assert found.record.n_unique == 2
+def test_rows_that_differ_by_negative_zeros_are_equal() -> None:
+    clustering = hdbscan([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], min_cluster_size=2, min_samples=1)
+    assert clustering.record.n_unique == 2
 
 
 @given(st.lists(st.integers(-1, 6), max_size=40))
@@ -307,26 +320,28 @@ def test_clusters_are_numbered_by_size_then_by_smallest_row(drawn: list[int]) ->
     raw = np.full(len(drawn), OUTLIER)
     raw[[row for row, label in enumerate(drawn) if label >= 0]] = labels
     persistence = names / 10
-    found = relabel_by_size(FlatClusters(raw, np.zeros(len(raw)), persistence))
-    assert found.labels.tolist() == renumbered(raw).tolist()
+    relabelled = relabel_by_size(FlatClusters(raw, np.zeros(len(raw)), persistence))
+    assert relabelled.labels.tolist() == renumbered(raw).tolist()
     for label in range(len(names)):
-        row = np.flatnonzero(found.labels == label)[0]
-        assert found.persistence[label] == persistence[raw[row]]
+        row = np.flatnonzero(relabelled.labels == label)[0]
+        assert relabelled.persistence[label] == persistence[raw[row]]
 
 
 def test_every_effective_value_is_recorded() -> None:
-    asked: dict[str, Any] = {"epsilon": 0.25, "min_cluster_size": 0.05, "selection_method": "leaf"}
-    found = hdbscan(DATA["copies"], **asked)
-    effective = asdict(ClusteringParameters(**asked).resolve(120))
-    assert {name: getattr(found.record, name) for name in effective} == effective
+    parameters: dict[str, Any] = {"epsilon": 0.25, "min_cluster_size": 0.05, "selection_method": "leaf"}
+    clustering = hdbscan(DATA["copies"], **parameters)
+    effective = asdict(ClusteringParameters(**parameters).resolve(120))
+    assert {name: getattr(clustering.record, name) for name in effective} == effective
     assert effective["min_cluster_size"] == 6
-    assert found.record.backend in backends.NAMES[1:]
-    assert found.record.exact is True
-    assert found.record.n_embeddings == 120
-    assert found.record.n_unique == len(np.unique(DATA["copies"], axis=0)) < 120
-    assert set(found.record.versions) >= {"python", "panic_tda", "numpy"}
-    assert ClusteringRecord.from_json(json.loads(json.dumps(found.record.to_json()))) == found.record
-    assert set(found.record.seconds) - {"compile"} == {"fit", "medoids"}
+    assert clustering.record.backend in backends.NAMES[1:]
+    assert clustering.record.exact is True
+    assert clustering.record.n_embeddings == 120
+    assert clustering.record.n_unique == len(np.unique(DATA["copies"], axis=0)) < 120
+    assert set(clustering.record.versions) >= {"python", "panic_tda", "numpy"}
+    assert (
+        ClusteringRecord.from_json(json.loads(json.dumps(clustering.record.to_json()))) == clustering.record
+    )
+    assert set(clustering.record.seconds) - {"compile"} == {"fit", "medoids"}
 
 
 def test_parameters_and_backends_are_refused_by_the_library_too() -> None:
@@ -342,25 +357,25 @@ def test_a_named_backend_that_refuses_is_an_error_also_for_copies() -> None:
         hdbscan(vectors, backend="sklearn")
 
 
-def test_phases_are_told_in_their_order() -> None:
-    told: list[str] = []
+def test_phases_are_reported_in_order() -> None:
+    phases: list[str] = []
 
     class Recorder:
         def phase(self, name: str, total: float | None = None) -> None:
-            told.append(name)
+            phases.append(name)
 
         def advance(self, amount: float) -> None:
             assert amount > 0
 
     hdbscan(DATA["blobs"], progress=Recorder())
     # Compiling comes first, and only where it has to be done.
-    told = [name for name in told if name != PHASE]
-    assert told[0] == "normalise, find duplicates"
-    assert told[-2:] == ["hierarchy", "medoids"]
-    assert len(told) > 3
+    phases = [name for name in phases if name != PHASE]
+    assert phases[0] == "normalise, find duplicates"
+    assert phases[-2:] == ["hierarchy", "medoids"]
+    assert len(phases) > 3
 
 
-def test_the_recipe_may_be_called_from_the_package() -> None:
+def test_hdbscan_can_be_imported_from_the_package() -> None:
     import panic_tda
 
     assert panic_tda.hdbscan is clustering.hdbscan

@@ -1,4 +1,4 @@
-"""Spanning trees: what is said of paths and ranges is what walking along them finds."""
+"""Compare path and range maxima of spanning trees with walks along them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests import strict_arrays
 
 
 def random_edges(n: int, seed: int, *, more: int = 0) -> Edges:
-    """A spanning tree of n rows and some edges more, with tied heights among them."""
+    """Return a spanning tree of n rows with additional edges and some tied heights."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(n)
     below = np.array([rng.integers(0, row) for row in range(1, n)], dtype=np.int64)
@@ -32,7 +32,7 @@ def random_edges(n: int, seed: int, *, more: int = 0) -> Edges:
 
 
 def heaviest_on_path(n: int, tree: Edges) -> np.ndarray:
-    """The definition: walk from every row to all others."""
+    """Return the heaviest edge on each path by walking from every row to all others."""
     beside: list[list[tuple[int, float]]] = [[] for _ in range(n)]
     for u, v, height in zip(*(part.tolist() for part in tree), strict=True):
         beside[u].append((v, height))
@@ -52,7 +52,7 @@ def heaviest_on_path(n: int, tree: Edges) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 10_000), st.integers(0, 60))
-def test_a_minimum_forest_has_no_lighter_edge_than_its_paths(n: int, seed: int, more: int) -> None:
+def test_no_edge_is_lighter_than_its_path_in_the_minimum_forest(n: int, seed: int, more: int) -> None:
     edges = random_edges(n, seed, more=more)
     tree = minimum_forest(n, edges)
     assert len(tree.u) == n - 1
@@ -72,7 +72,7 @@ def test_components_that_no_edge_joins_stay_apart() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 10_000))
-def test_in_leaf_order_the_largest_gap_between_is_the_heaviest_edge(n: int, seed: int) -> None:
+def test_in_dendrogram_order_the_largest_merge_height_between_is_the_path_maximum(n: int, seed: int) -> None:
     tree = minimum_forest(n, random_edges(n, seed))
     order, gaps = dendrogram_order(n, tree)
     assert sorted(order.tolist()) == list(range(n))
@@ -84,7 +84,7 @@ def test_in_leaf_order_the_largest_gap_between_is_the_heaviest_edge(n: int, seed
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 10_000))
-def test_path_maxima_between_neighbours_of_any_order(n: int, seed: int) -> None:
+def test_path_maxima_between_adjacent_rows_of_every_order(n: int, seed: int) -> None:
     tree = minimum_forest(n, random_edges(n, seed))
     order = np.random.default_rng(seed).permutation(n).astype(np.int32)
     gaps = path_maxima(tree, order)
@@ -105,7 +105,7 @@ def test_range_maxima_are_those_of_every_range(n: int, library: str) -> None:
 
 
 @pytest.mark.parametrize("n_sampled", [1, 2, 9, 40])
-def test_path_maxima_are_the_largest_gaps_between(n_sampled: int) -> None:
+def test_path_maxima_are_the_largest_merge_heights_between(n_sampled: int) -> None:
     rng = np.random.default_rng(n_sampled)
     gaps = np.concatenate([[np.inf], rng.random(39)])
     positions = np.sort(rng.choice(40, n_sampled, replace=False))

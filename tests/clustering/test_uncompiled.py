@@ -1,4 +1,4 @@
-"""The loops as Python runs them: without numba's compiler a fit finds what it finds with it.
+"""Test that a fit without numba's compiler gives the same result.
 
 What is compiled has no lines that could be counted; here it has.
 """
@@ -22,7 +22,7 @@ N = 160
 
 
 def rows_of(name: str) -> np.ndarray:
-    """Return distinct unit rows: with axes that matter little, in piles of near copies, or on a lattice."""
+    """Return distinct unit rows: with minor axes, in groups of near copies, or on a lattice."""
     rng = np.random.default_rng(0)
     if name == "lattice":
         rows = np.array([[a, b, c] for a in range(8) for b in range(8) for c in (3, 5)]) + 1.0

@@ -1,4 +1,4 @@
-"""Compiling has a phase of its own, once for an installation, wherever its cache may be."""
+"""Test that compilation has a phase of its own, once per installation, wherever the cache is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(json.dumps({
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Path:
-    """A copy of the package in which nothing can be cached: a file stands where the folder would."""
+    """Return a copy of the package that cannot cache, because a file replaces the cache folder."""
     package = tmp_path / "site" / "panic_tda"
     shutil.copytree(REPOSITORY / "panic_tda", package, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in (package, *filter(Path.is_dir, package.rglob("*"))):
@@ -72,7 +72,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.slow
-def test_two_that_compile_at_once_do_no_harm_and_the_third_has_it_from_the_cache(
+def test_two_processes_compile_at_once_and_a_third_loads_the_cache(
     installation: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -117,8 +117,8 @@ def test_listing_needs_no_cache_and_no_compiler(installation: Path, tmp_path: Pa
     assert listed == []
 
 
-def test_everything_that_fits_call_is_compiled_before() -> None:
-    """In a process of its own: here other tests have compiled what they met with."""
+def test_warm_up_compiles_everything_that_fits_call() -> None:
+    """Uses a process of its own, because other tests have compiled functions in this one."""
     process = run_python(
         """
 import numpy as np
@@ -150,7 +150,7 @@ print("compiled later:", later)
     assert process.stdout.strip() == "compiled later: []"
 
 
-def test_without_a_compiler_the_fit_runs_as_it_is() -> None:
+def test_without_a_compiler_the_fit_runs_in_python() -> None:
     process = run_python(
         """
 import json, os

@@ -1,4 +1,4 @@
-"""Every help ends with an example, and the example does what it says on the sample."""
+"""Test that every help text ends with an example that works on the sample."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout, as far as examples see it, with the sample's database, which the environment names."""
+    """Provide a folder like a checkout, with the sample's database named by the environment."""
     shutil.copyfile(sample, tmp_path / DATABASE)
     (tmp_path / "panic_tda").symlink_to(REPOSITORY / "panic_tda")
     # UMAP has its own tests, and scripts/demo.sh a page by it; to compile it takes longer than all of this.
@@ -69,7 +69,7 @@ def test_every_help_ends_with_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", main.commands)
-def test_an_example_is_understood(name: str) -> None:
+def test_every_example_parses(name: str) -> None:
     first, *words = shlex.split(COMMANDS[name].example)
     assert first == name
     # Without --help, or nothing would be asked of the words.
@@ -87,5 +87,5 @@ def test_an_example_runs_on_the_sample(name: str, checkout: None) -> None:
     assert "Traceback" not in result.output
 
 
-def test_reasons_are_of_commands_that_there_are() -> None:
+def test_reasons_name_existing_commands() -> None:
     assert set(NOT_RUN) <= set(COMMANDS)

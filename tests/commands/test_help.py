@@ -1,4 +1,4 @@
-"""`panic-tda help`: topics, pages, terms and commands, on a terminal and in a pipe."""
+"""Test `panic-tda help`: topics, pages, terms and commands, on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ask(*words: str) -> Result:
     return CliRunner().invoke(main, ["help", *words], prog_name="panic-tda")
 
 
-def test_topics_are_listed_with_what_they_answer() -> None:
+def test_topics_are_listed_with_their_summaries() -> None:
     shown = ask().stdout.splitlines()
     for chapter, topics in handbook.CHAPTERS.items():
         assert chapter in shown
@@ -112,7 +112,7 @@ def test_an_unknown_topic_is_refused_with_what_is_close(topic: str, hints: list[
         ("which tables hold the medoid", "`medoid_embedding_id`"),
     ],
 )
-def test_words_that_people_try_lead_to_the_section(words: str, answer: str) -> None:
+def test_common_words_show_their_section(words: str, answer: str) -> None:
     result = ask(*words.split())
     assert result.exit_code == 0, result.stderr
     assert answer in result.stdout

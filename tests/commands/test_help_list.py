@@ -1,4 +1,4 @@
-"""`panic-tda --help` lists all commands by chapter, each with its whole summary on one line."""
+"""Test that `panic-tda --help` lists all commands by chapter, each with its full summary on one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_help_lists_every_command_in_one_chapter() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
-def test_a_summary_is_short_and_whole_at_80_columns(name: str) -> None:
+def test_a_summary_is_short_and_not_cut_at_80_columns(name: str) -> None:
     first = (main.commands[name].help or "").splitlines()[0]
     assert first.endswith(".")
     assert len(first.removesuffix(".")) <= MOST_CHARACTERS

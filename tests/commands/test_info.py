@@ -1,4 +1,4 @@
-"""`panic-tda info`: the counts of everything in a database, on one screen, also where values are damaged."""
+"""Test the counts of `panic-tda info`, on one screen, also with damaged values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_info(file: UpgradedFile) -> dict[str, Any]:
     return info
 
 
-def test_everything_is_counted(upgraded: MakeFile) -> None:
+def test_info_counts_everything(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
     outcomes = cluster_all_data(file.database, skip_invalid=True)
     latest = {outcome.embedding_model: str(outcome.id) for outcome in outcomes if outcome.status == CLUSTERED}
@@ -85,7 +85,7 @@ def test_the_text_fits_a_screen_and_has_the_same_counts(upgraded: MakeFile) -> N
         ("UPDATE clusteringresult SET parameters = 'none' WHERE rowid = 1", "n_unreadable_clusterings"),
     ],
 )
-def test_a_damaged_value_hides_nothing_else(upgraded: MakeFile, statement: str, key: str) -> None:
+def test_a_damaged_value_does_not_hide_other_values(upgraded: MakeFile, statement: str, key: str) -> None:
     file = upgraded()
     cluster_all_data(file.database)
     database_info = read_info(file)
@@ -98,7 +98,7 @@ def test_a_damaged_value_hides_nothing_else(upgraded: MakeFile, statement: str, 
 
 
 @pytest.mark.sqlite_only
-def test_many_networks_are_cut_with_a_word(upgraded: MakeFile) -> None:
+def test_a_long_list_of_networks_is_cut_with_a_note(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=20, length=4, text_models=("Nomic",)))
     with opened(file.path) as connection:
         connection.execute("UPDATE run SET network = '[\"Model' || rowid || '\"]'")
@@ -109,7 +109,7 @@ def test_many_networks_are_cut_with_a_word(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.sqlite_only
-def test_before_the_upgrade_it_says_what_to_do(tmp_path: Any) -> None:
+def test_before_the_upgrade_info_names_the_command(tmp_path: Any) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     result = ask(str(facts.path))
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""Commands that show stored clusterings: their JSON and their text."""
+"""Test the JSON and the text of commands that show stored clusterings."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def file(upgraded: MakeFile) -> UpgradedFile:
     return file
 
 
-def test_json_says_what_became_of_every_cluster(file: UpgradedFile) -> None:
+def test_json_has_the_fate_of_every_cluster(file: UpgradedFile) -> None:
     comparison = compare(IDS[0][:10], IDS[1], file=file)
     assert list(comparison) == [*KEYS, "clusters", "new"]
     assert (comparison["a"], comparison["b"], comparison["by"], comparison["n_shared"]) == (
@@ -103,7 +103,7 @@ def test_text_has_a_verdict_and_the_clusters_that_changed(file: UpgradedFile) ->
     assert not [line for line in named if "kept" in line]
 
 
-def test_the_same_clustering_twice_is_the_same(file: UpgradedFile) -> None:
+def test_a_clustering_compared_with_itself_is_identical(file: UpgradedFile) -> None:
     comparison = compare("latest", "latest", "--model", "STSBMpnet", file=file)
     assert (
         comparison["ari"],
@@ -132,7 +132,7 @@ def test_latest_is_the_latest_of_a_model(file: UpgradedFile) -> None:
     assert "none of 3 stored clusterings begin with 'ffff'" in missing.stderr
 
 
-def test_few_of_many_changes_are_shown_on_request(file: UpgradedFile) -> None:
+def test_limit_bounds_the_changes_shown(file: UpgradedFile) -> None:
     other_result = invoke(
         "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 1, file=file
     )
@@ -153,7 +153,7 @@ def test_a_read_only_file_is_compared(file: UpgradedFile) -> None:
     assert snapshot(file.path) == before
 
 
-def test_what_cannot_be_compared_says_why(file: UpgradedFile) -> None:
+def test_clusterings_that_cannot_be_compared_are_refused_with_the_reason(file: UpgradedFile) -> None:
     ids = ids_of(file)
     halves = [
         replace(make_finished(half), id=UUID(int=number)) for number, half in enumerate((ids[:9], ids[9:]))
@@ -168,7 +168,7 @@ def test_what_cannot_be_compared_says_why(file: UpgradedFile) -> None:
     assert "no embedding and no invocation in common" in error["message"]
 
 
-def test_what_is_no_database_stays_none(tmp_path: Path) -> None:
+def test_a_missing_database_is_not_created(tmp_path: Path) -> None:
     target = tmp_path / "none.sqlite"
     result = CliRunner().invoke(main, ["compare-clusterings", "a", "b", "--db", str(target)])
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""Listings: ids as short as is unique, times with their zone, singular and plural, nothing cut."""
+"""Test listings: shortest unique ids, times with their zone, singular and plural, nothing cut."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT = "a text that goes on " * 30
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with two clusterings whose ids begin alike, as those of one minute do."""
+    """Return a database with two clusterings whose ids have a common beginning."""
     path = make_walks(tmp_path_factory.mktemp("listings"), Walk(runs=3, steps=20, places=2))
     run_command("recut-clustering", "--db", path, "--epsilon", "0.2", "-q")
     with opened(path) as connection:
@@ -49,7 +49,7 @@ def shown(text: str) -> list[str]:
     return re.findall(r"^01a1\S*", text, re.MULTILINE)
 
 
-def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> None:
+def test_ids_are_as_short_as_unique_and_accepted(run: Callable[..., str]) -> None:
     names = shown(run("list-clusterings"))
     assert names == ["01a1fbfd-1fbe", "01a1fbfd-1fbd"]
     all_ids = [clustering["id"] for clustering in json.loads(run("list-clusterings", "--json"))]
@@ -61,19 +61,19 @@ def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> N
         assert clustering in run("compare-clusterings", name, names[0])
     deleted = run("delete-clusterings", names[1], "--yes")
     assert shown(deleted) == [names[1]]
-    assert "1 clustering goes, with 6 clusters and 60 assignments." in deleted
+    assert "This deletes 1 clustering with 6 clusters and 60 assignments." in deleted
     assert all_ids[1] not in [
         clustering["id"] for clustering in json.loads(run("list-clusterings", "--json"))
     ]
 
 
-def test_a_hidden_clustering_is_told_apart_as_well(run: Callable[..., str]) -> None:
+def test_short_ids_are_unique_among_hidden_clusterings_too(run: Callable[..., str]) -> None:
     assert shown(run("list-clusterings", "--limit", "1")) == ["01a1fbfd-1fbe"]
     assert shown(run("list-clusterings")) == ["01a1fbfd-1fbe", "01a1fbfd-1fbd"]
 
 
 def times_of(value: Any) -> list[str]:
-    """Return all texts in an answer that are times."""
+    """Return all times in a JSON value."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -82,20 +82,20 @@ def times_of(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["list-clusterings", "show-clustering"])
-def test_times_in_json_say_their_zone(run: Callable[..., str], command: str) -> None:
+def test_times_in_json_have_their_time_zone(run: Callable[..., str], command: str) -> None:
     times = times_of(json.loads(run(command, "--json")))
     assert len(times) >= 2
     for time in times:
         assert datetime.fromisoformat(time).utcoffset() == timedelta(0)
 
 
-def test_the_time_in_a_file_says_its_zone(run: Callable[..., str], tmp_path: Path) -> None:
+def test_times_in_exports_have_their_time_zone(run: Callable[..., str], tmp_path: Path) -> None:
     run("export-clustering", "latest", tmp_path / "rows.parquet")
     metadata = json.loads((pq.read_schema(tmp_path / "rows.parquet").metadata or {})[b"panic_tda"])
     assert datetime.fromisoformat(metadata["created_at"]).utcoffset() == timedelta(0)
 
 
-def test_one_of_everything_is_one(tmp_path: Path) -> None:
+def test_counts_of_one_are_singular(tmp_path: Path) -> None:
     """One run, one cluster, one step in transit, one more clustering than is listed."""
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 5)])
     text = "\n".join(
@@ -109,14 +109,14 @@ def test_one_of_everything_is_one(tmp_path: Path) -> None:
             ["delete-clusterings", str(clustering.id), "--yes"],
         )
     )
-    verbs = ("was", "is", "ends", "goes", "clustering goes")
+    verbs = ("was", "is", "ends", "goes")
     assert set(re.findall(r"(?<![\d.,])1 ((?:\w+ )?\w+s)\b", text)) <= set(verbs)
     assert "The only run: 0.0 % of 5 steps are in transit" in text
     assert "1 of 1 cluster kept" in text
-    assert "1 clustering goes, with 4 clusters and 5 assignments." in text
+    assert "This deletes 1 clustering with 4 clusters and 5 assignments." in text
 
 
-def test_texts_are_whole_where_they_go_elsewhere(tmp_path: Path) -> None:
+def test_texts_are_not_cut_outside_a_terminal(tmp_path: Path) -> None:
     labels = [0, 1, 2, 3] * 5
     runs = [PlantedRun(labels, [f"{TEXT}{label}" for label in labels], prompt=TEXT + "prompt")]
     database, _ = plant(tmp_path / "long.sqlite", runs)

@@ -1,4 +1,4 @@
-"""Tables are cut to the width of a real terminal, and complete in files and pipes."""
+"""Test that tables are cut to the width of a real terminal, and complete in files and pipes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with two clusterings of a model whose name is long, and whose texts are."""
+    """Return a file with two clusterings of a model with a long name and long texts."""
     path = tmp_path_factory.mktemp("tables") / "field.sqlite"
     write_field_file(path, FieldSpec(text_models=(MODEL,)))
     database = open_database(path)
@@ -88,7 +88,7 @@ def words(clustered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 @pytest.mark.parametrize("command", SHOWN)
-def test_a_terminal_has_room_for_every_line(command: str, words: Callable[[str], list[str]]) -> None:
+def test_every_line_fits_the_terminal(command: str, words: Callable[[str], list[str]]) -> None:
     terminal = on_a_terminal(*words(command), cwd=Path.cwd(), columns=COLUMNS, stdout=True)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text).replace("\r", "").split("\n")
     assert len(shown) > 2
@@ -98,7 +98,7 @@ def test_a_terminal_has_room_for_every_line(command: str, words: Callable[[str],
 
 
 @pytest.mark.parametrize("command", SHOWN)
-def test_nothing_is_cut_that_goes_elsewhere(command: str, words: Callable[[str], list[str]]) -> None:
+def test_nothing_is_cut_outside_a_terminal(command: str, words: Callable[[str], list[str]]) -> None:
     result = CliRunner().invoke(main, words(command))
     assert result.exit_code == 0, result.output
     assert [part for part in SHOWN[command][1] if part not in result.stdout] == []
@@ -106,5 +106,5 @@ def test_nothing_is_cut_that_goes_elsewhere(command: str, words: Callable[[str],
     assert "no room for" not in result.stdout
 
 
-def test_every_command_that_shows_a_table_is_here() -> None:
+def test_every_command_with_a_table_is_tested() -> None:
     assert set(SHOWN) | OTHERS == set(main.commands)

@@ -1,4 +1,4 @@
-"""The list of CUDA devices, on machines with and without them."""
+"""Test the list of CUDA devices, on machines with and without them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.snapshots import run_python
 
 @pytest.fixture
 def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers are checked against how many devices there are; the devices themselves are not asked."""
+    """Simulate two devices by their number only."""
     monkeypatch.setattr(cuda, "count", lambda: 2)
     monkeypatch.delenv(cuda.VISIBLE, raising=False)
 
@@ -50,7 +50,7 @@ def test_a_hidden_device_is_no_device() -> None:
     assert "None" not in process.stdout
 
 
-def test_asking_imports_nothing_where_cupy_is_not_installed() -> None:
+def test_without_cupy_nothing_is_imported() -> None:
     code = (
         "import sys\nfrom panic_tda.devices import cuda\nbefore = set(sys.modules)\ncuda.devices()\n"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
@@ -61,7 +61,7 @@ def test_asking_imports_nothing_where_cupy_is_not_installed() -> None:
 
 
 @pytest.mark.gpu
-def test_devices_say_what_they_are() -> None:
+def test_devices_have_names_and_memory_sizes() -> None:
     if cuda.unavailable_reason():
         pytest.skip(f"{cuda.unavailable_reason()}")
     devices = cuda.devices()
@@ -75,11 +75,11 @@ def test_devices_say_what_they_are() -> None:
     assert 0 < cuda.allocatable_bytes() <= devices[0].total_bytes
 
 
-def test_all_visible_devices_are_taken_by_default(two_devices: None) -> None:
+def test_all_visible_devices_are_used_by_default(two_devices: None) -> None:
     assert cuda.choose(None) == (0, 1)
 
 
-def test_devices_are_taken_by_number_in_the_order_given(two_devices: None) -> None:
+def test_devices_are_selected_by_number_in_the_given_order(two_devices: None) -> None:
     assert cuda.choose([1, 0, 1]) == (1, 0)
     assert cuda.choose([]) == ()
 
@@ -106,7 +106,7 @@ def test_a_new_process_sees_one_of_the_devices_that_this_one_sees(
     assert cuda.environment(1) == {"CUDA_VISIBLE_DEVICES": "GPU-8a1b"}
 
 
-def test_cuda_can_be_ruled_out_for_a_while() -> None:
+def test_cuda_can_be_disabled_temporarily() -> None:
     before = cuda.unavailable_reason()
     elsewhere: list[str | None] = []
     with cuda.cuda_disabled():

@@ -1,4 +1,4 @@
-"""`doctor --environment` reports this machine as other sources describe it."""
+"""Compare the report of `doctor --environment` with other sources about this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEVICES = (
 
 
 def databases() -> Any:
-    """Return what renders answers, imported when it is needed: a device is tested without SQLAlchemy too."""
+    """Import the rendering module when needed, because device tests also run without SQLAlchemy."""
     return importlib.import_module("panic_tda.cli.rendering.databases")
 
 
@@ -40,7 +40,7 @@ def command() -> Any:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A driver's tool of two devices, as the path to write it to."""
+    """Return the path for a fake nvidia-smi on a machine with two devices."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path / "nvidia-smi"
 
@@ -70,7 +70,7 @@ def test_libraries_and_machine_are_those_of_this_process() -> None:
     assert examination.cores == len(psutil.Process().cpu_affinity())
 
 
-def test_what_is_not_there_has_a_reason_with_the_remedy() -> None:
+def test_what_is_missing_has_a_reason_and_a_remedy() -> None:
     examination = examine()
     assert set(examination.backends) == set(backends.NAMES) - {backends.AUTO}
     assert examination.backends["tiled"] is examination.backends["sklearn"] is None
@@ -80,18 +80,18 @@ def test_what_is_not_there_has_a_reason_with_the_remedy() -> None:
     assert (examination.devices, examination.driver_cuda, examination.cuda_runtime) == ((), None, None)
 
 
-def test_unknown_backends_have_no_state() -> None:
+def test_unknown_backends_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="backend must be one of"):
         backends.unavailable_reason("faiss")
 
 
-def test_the_driver_is_asked_for_its_version(nvidia_smi: Path) -> None:
+def test_the_driver_version_is_read_from_the_driver(nvidia_smi: Path) -> None:
     write_tool(nvidia_smi, 'test "$1" = --query-gpu=driver_version && printf "580.95.05\\n580.95.05\\n"')
     assert examine().driver == "580.95.05"
 
 
 @pytest.mark.parametrize("body", ["echo 'NVIDIA-SMI has failed'; exit 9", "exit 0"])
-def test_a_driver_that_does_not_answer_is_none(nvidia_smi: Path, body: str) -> None:
+def test_a_driver_that_does_not_answer_has_no_version(nvidia_smi: Path, body: str) -> None:
     write_tool(nvidia_smi, body)
     assert examine().driver is None
 
@@ -162,7 +162,7 @@ def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -
 
 
 @pytest.mark.gpu
-def test_on_a_device_everything_is_known() -> None:
+def test_on_a_device_every_field_has_a_value() -> None:
     if cuda.unavailable_reason():
         pytest.skip(f"{cuda.unavailable_reason()}; with a device, run: pytest -m gpu")
     examination = examine()

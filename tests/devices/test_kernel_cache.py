@@ -1,4 +1,4 @@
-"""CuPy's cache of kernels: where it lies if the home folder cannot be written, and what its failures say."""
+"""Test CuPy's cache of kernels: its folder if the home folder is not writable, and its error messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run code where CuPy is the one above, with its own home and folder for temporary files."""
+    """Run code with the fake CuPy above and with its own home and temporary folder."""
     package = tmp_path / "packages" / "cupy" / "cuda"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").write_text("from cupy import cuda\n")
@@ -79,7 +79,7 @@ def test_a_home_that_can_be_written_is_left_to_cupy(run: Run, tmp_path: Path) ->
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_an_unwritable_home_costs_no_device(run: Run, tmp_path: Path) -> None:
+def test_an_unwritable_home_does_not_disable_the_device(run: Run, tmp_path: Path) -> None:
     result = run(REASON, HOME=tmp_path / "file")
     folder = tmp_path / "temporary" / f"panic_tda-cupy-{os.getuid()}"
     assert result.stdout.splitlines() == ["None", f"{folder} None"], result.stderr
@@ -96,7 +96,7 @@ def test_the_cache_home_comes_before_temporary_files(run: Run, tmp_path: Path) -
     )
 
 
-def test_a_folder_that_the_user_names_is_taken(run: Run, tmp_path: Path) -> None:
+def test_a_folder_named_by_the_user_is_used(run: Run, tmp_path: Path) -> None:
     result = run(REASON, HOME=tmp_path / "file", CUPY_CACHE_DIR=tmp_path / "mine")
     assert result.stdout.splitlines() == ["None", f"{tmp_path / 'mine'} None"], result.stderr
     assert kernels(tmp_path / "mine") == [Path("kernel")]
@@ -120,7 +120,7 @@ def test_kernels_stay_in_memory_where_no_folder_can_be_written(run: Run, tmp_pat
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o750])
-def test_a_folder_that_others_can_enter_is_not_taken(run: Run, tmp_path: Path, mode: int) -> None:
+def test_a_folder_that_others_can_enter_is_not_used(run: Run, tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "temporary" / f"panic_tda-cupy-{os.getuid()}"
     folder.mkdir()
     folder.chmod(mode)
@@ -172,7 +172,7 @@ except panic_tda.PanicTdaError as error:
     assert "set CUPY_CACHE_DIR to a folder that can be written and has s" in result.stdout
 
 
-def test_other_errors_of_files_are_not_cupys(run: Run) -> None:
+def test_other_file_errors_are_not_attributed_to_cupy(run: Run) -> None:
     code = """
 from panic_tda.devices.kernel_cache import translate_cache_errors
 try:

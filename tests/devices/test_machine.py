@@ -1,4 +1,4 @@
-"""The limits of control groups and of the process count, not only what the machine has."""
+"""Test the limits of control groups and of the process, beside those of the machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(json.dumps([available_cores(), *host_memory()]))
 
 
 def ask(*prefix: str) -> list[int]:
-    """Return cores, memory and available memory as a process started by these words sees them."""
+    """Return the cores, memory and available memory that a child process sees."""
     command = [*prefix, sys.executable, "-c", ASK]
     process = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     answer: list[int] = json.loads(process.stdout)
@@ -74,7 +74,7 @@ def test_the_soft_limit_of_a_control_group_counts(tmp_path: Path) -> None:
     assert host_memory(root) == (90 * MIB, 80 * MIB)
 
 
-def test_no_limit_is_no_limit(tmp_path: Path) -> None:
+def test_without_limits_the_memory_of_the_machine_counts(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "4:memory:/\n2:cpu:/\n0::/\n",
         "proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 1024 kB\n",

@@ -1,4 +1,4 @@
-"""Tasks in processes of their own: real processes, real signals, no device."""
+"""Test tasks in processes of their own: real processes and signals, no device."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def nothing_is_left_running() -> Iterator[None]:
     assert set(psutil.Process().children()) == before
 
 
-class Heard:
-    """A listener that writes everything down."""
+class RecordingListener:
+    """Progress listener that records all calls."""
 
     def __init__(self, name: str = "first") -> None:
         self.name = name
-        self.said: list[tuple[str, Any]] = []
-        self.others: list[Heard] = []
+        self.calls: list[tuple[str, Any]] = []
+        self.others: list[RecordingListener] = []
 
     def phase(self, name: str, total: float | None = None) -> None:
-        self.said.append((name, total))
+        self.calls.append((name, total))
 
     def advance(self, amount: float) -> None:
-        self.said.append(("+", amount))
+        self.calls.append(("+", amount))
 
-    def branch(self) -> Heard:
-        self.others.append(Heard(f"other {len(self.others)}"))
+    def branch(self) -> RecordingListener:
+        self.others.append(RecordingListener(f"other {len(self.others)}"))
         return self.others[-1]
 
 
@@ -65,7 +65,7 @@ def test_without_tasks_nothing_starts() -> None:
     assert run_on_devices(tell, [], DEVICES) == []
 
 
-def test_more_devices_than_tasks() -> None:
+def test_a_single_task_runs_with_several_devices() -> None:
     assert run_on_devices(tell, [("square", 3)], DEVICES)[0][0] == 9
 
 
@@ -77,13 +77,13 @@ def test_as_many_tasks_as_devices_are_done_at_the_same_time(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("death", "reason"),
     [
-        (("kill", signal.SIGKILL), "was ended by SIGKILL, as the system does where memory runs out"),
+        (("kill", signal.SIGKILL), "was ended by SIGKILL, as the system does when memory runs out"),
         (("kill", signal.SIGSEGV), "was ended by SIGSEGV"),
         (("exit", 7), "ended with exit status 7"),
         (("exit", 0), "ended with exit status 0"),
     ],
 )
-def test_a_process_that_dies_loses_its_own_task_only(death: tuple[str, int], reason: str) -> None:
+def test_a_process_that_dies_fails_its_own_task_only(death: tuple[str, int], reason: str) -> None:
     tasks = [("square", 1), death, ("square", 3), ("square", 4)]
     results = run_on_devices(tell, tasks, ONE)
     assert results[1] == WorkerFailure(f"its process on device 0 {reason}")
@@ -99,7 +99,7 @@ def test_when_all_processes_die_the_rest_is_done_by_new_ones() -> None:
     assert last[0] == 25
 
 
-def test_what_raises_loses_its_own_task_and_keeps_its_process() -> None:
+def test_an_exception_fails_its_task_and_keeps_the_process() -> None:
     tasks = [("square", 1), ("raise", "broken"), ("unpicklable", None), ("square", 2)]
     first, raised, unpicklable, last = run_on_devices(tell, tasks, ONE)
     assert raised == WorkerFailure("unexpected ValueError: broken")
@@ -107,19 +107,19 @@ def test_what_raises_loses_its_own_task_and_keeps_its_process() -> None:
     assert first[1] == last[1]
 
 
-def test_what_is_printed_and_read_stays_out_of_the_pipes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_printing_and_reading_in_a_task_does_not_touch_the_pipes(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_on_devices(tell, [("print", "a"), ("print", "b")], ONE) == ["", ""]
     printed = capfd.readouterr()
     assert printed.out == ""
     assert printed.err == "a\nab\nb"
 
 
-def test_each_process_is_heard_beside_the_others_under_its_name() -> None:
-    heard = Heard()
+def test_log_lines_of_each_process_have_its_name() -> None:
+    heard = RecordingListener()
     run_on_devices(tell, [("square", number) for number in range(3)], ONE, heard)
-    assert heard.said == []
+    assert heard.calls == []
     (receiver,) = heard.others
-    assert receiver.said == [("device 0: square", 2), ("", None)] * 3
+    assert receiver.calls == [("device 0: square", 2), ("", None)] * 3
 
 
 def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
@@ -138,22 +138,22 @@ def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
 
 
 def interrupt_after(place: Path, asleep: int) -> Any:
-    """Make a listener that interrupts the caller when so many processes sleep."""
+    """Return a listener that interrupts the caller when a number of processes sleep."""
 
-    class Interrupting(Heard):
+    class Interrupting(RecordingListener):
         def phase(self, name: str, total: float | None = None) -> None:
             super().phase(name, total)
-            if name and len(self.said) == asleep:
+            if name and len(self.calls) == asleep:
                 wait_for(lambda: len(list(place.glob("asleep-*"))) == asleep)
                 raise KeyboardInterrupt
 
-        def branch(self) -> Heard:
+        def branch(self) -> RecordingListener:
             return self
 
     return Interrupting()
 
 
-def test_an_interruption_ends_the_processes_and_hears_their_last_words(
+def test_an_interruption_ends_the_processes_and_logs_their_last_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -164,7 +164,7 @@ def test_an_interruption_ends_the_processes_and_hears_their_last_words(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_hears_no_signal_is_killed_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ignores_signals_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
     with pytest.raises(KeyboardInterrupt):
         run_on_devices(tell, [("stubborn", str(tmp_path))], ONE, interrupt_after(tmp_path, 1))
@@ -207,7 +207,7 @@ def test_a_caller_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
     assert (process.returncode, process.stdout) == (0, "once\n"), process.stderr
 
 
-def test_listeners_beside_each_other() -> None:
+def test_several_listeners_show_their_phases() -> None:
     class Plain:
         def phase(self, name: str, total: float | None = None) -> None: ...
         def advance(self, amount: float) -> None: ...
@@ -218,7 +218,7 @@ def test_listeners_beside_each_other() -> None:
         assert child_progress(progress) is not progress
 
 
-def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_listener_logs_its_own_running_phase(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"), Display(0.01) as progress:
         progress.phase("count")
         progress.phase("")
@@ -234,7 +234,7 @@ def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCa
     assert "device 1: fit: done in" in caplog.text
 
 
-def test_what_failed_is_not_said_to_be_done(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_phase_is_not_logged_as_done(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"), Display() as progress:
         tasks = [("square", 1), ("kill", signal.SIGKILL), ("raise", "broken")]
         run_on_devices(tell, tasks, ONE, progress)

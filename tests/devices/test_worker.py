@@ -1,4 +1,4 @@
-"""Messages from the process of a device arrive complete."""
+"""Test that messages from the process of a device arrive complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from panic_tda.devices import worker
 
 
-def test_steps_are_added_up_not_lost() -> None:
+def test_progress_steps_are_added_up() -> None:
     sent: list[worker.Message] = []
 
     class Channel:
@@ -29,7 +29,7 @@ def test_steps_are_added_up_not_lost() -> None:
 
 
 class SignalledSink:
-    """Gets the signal in the middle of every message."""
+    """Stream that receives a signal in the middle of every message."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -43,7 +43,7 @@ class SignalledSink:
     def flush(self) -> None: ...
 
 
-def test_a_message_is_whole_before_a_signal_takes_effect() -> None:
+def test_a_message_is_sent_completely_before_a_signal_takes_effect() -> None:
     sink = SignalledSink()
     channel = worker._Channel(sink)  # type: ignore[arg-type]
     previous = signal.signal(signal.SIGTERM, channel.terminate)

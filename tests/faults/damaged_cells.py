@@ -235,11 +235,11 @@ def commands(small: SmallDatabase) -> dict[str, Command]:
     }
     if find_spec("datamapplot"):
         lines["plot"] = ("plot-clustering", "latest", *of_model, "-o", "figure.png")
-    found = {name: Command(words, ROWS) for name, words in lines.items()}
+    commands_by_name = {name: Command(words, ROWS) for name, words in lines.items()}
     again = ("import-embeddings", "inputs/file.parquet", "--model", OF_FILE)
-    found["import file again"] = Command(again, ROWS_OF_FILE)
-    found["import dump again"] = Command(("import-embeddings", "inputs/dump"), ROWS_OF_DUMP)
-    return found
+    commands_by_name["import file again"] = Command(again, ROWS_OF_FILE)
+    commands_by_name["import dump again"] = Command(("import-embeddings", "inputs/dump"), ROWS_OF_DUMP)
+    return commands_by_name
 
 
 def run(database: Path, folder: Path, words: list[str] | tuple[str, ...]) -> Result:
@@ -259,12 +259,12 @@ def run(database: Path, folder: Path, words: list[str] | tuple[str, ...]) -> Res
 @contextmanager
 def recording_reads() -> Iterator[set[tuple[str, str]]]:
     """Yield the columns that SQLite's own parser sees read by all connections opened meanwhile."""
-    found: set[tuple[str, str]] = set()
+    columns: set[tuple[str, str]] = set()
     connect = sqlite3.connect
 
     def note(action: int, table: str | None, column: str | None, *_: str | None) -> int:
         if action == sqlite3.SQLITE_READ and table is not None and column is not None:
-            found.add((table, column))
+            columns.add((table, column))
         return sqlite3.SQLITE_OK
 
     def connect_and_note(*arguments: Any, **options: Any) -> sqlite3.Connection:
@@ -274,19 +274,19 @@ def recording_reads() -> Iterator[set[tuple[str, str]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite3, "connect", connect_and_note)
-        yield found
+        yield columns
 
 
 def columns_read(small: SmallDatabase, folder: Path, command: Command) -> list[tuple[str, str]]:
     """Run a command on the undamaged database, and return the columns that it reads, in order."""
-    with recording_reads() as found:
+    with recording_reads() as reads:
         result = run(small.path, folder, command.words)
     assert result.exit_code == 0, result.output
     return [
         (table, column)
         for table, columns in COLUMNS.items()
         for column in columns
-        if (table, column) in found and table in command.rows
+        if (table, column) in reads and table in command.rows
     ]
 
 

@@ -1,4 +1,4 @@
-"""Runs of the real command that are killed, stopped and starved, and what must hold of a database then."""
+"""Run real commands, kill, stop or starve them, and check the database afterwards."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Run:
 
     @property
     def phases(self) -> list[tuple[float, str]]:
-        """The phases that began, and when."""
-        return [(when, found[1]) for when, line in self.lines if (found := PHASE.search(line))]
+        """Start times and names of the phases."""
+        return [(when, match[1]) for when, line in self.lines if (match := PHASE.search(line))]
 
     @property
     def where(self) -> str:
@@ -89,10 +89,10 @@ class Run:
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {
+    inherited = {
         name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "NUMBA_CACHE_DIR") if name in os.environ
     }
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
+    return inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
 
 
 def run(
@@ -106,7 +106,7 @@ def run(
     env: dict[str, str] | None = None,
     prefix: Sequence[str] = (),
 ) -> Run:
-    """Run the command on a database, and send it a signal `after` seconds from its start, or of a phase."""
+    """Run the command, and send it a signal `after` seconds from its start or from the start of a phase."""
     command = [
         *prefix,
         sys.executable,
@@ -118,8 +118,8 @@ def run(
         str(path),
         *map(str, words[1:]),
     ]
-    began, done = time.perf_counter(), Run()
-    with _hearing():
+    began, result = time.perf_counter(), Run()
+    with _accepting_interrupts():
         process = subprocess.Popen(
             command,
             cwd=path.parent,
@@ -132,8 +132,8 @@ def run(
 
     def send() -> None:
         with suppress(psutil.NoSuchProcess):
-            done.cpu_signalled = sum(psutil.Process(process.pid).cpu_times()[:2])
-        done.signalled = time.perf_counter() - began
+            result.cpu_signalled = sum(psutil.Process(process.pid).cpu_times()[:2])
+        result.signalled = time.perf_counter() - began
         process.send_signal(number)
 
     stuck = threading.Event()
@@ -145,26 +145,26 @@ def run(
     assert process.stderr is not None
     with process.stderr:
         for line in process.stderr:
-            done.lines.append((time.perf_counter() - began, line.rstrip("\n")))
-            found = PHASE.search(line)
-            if timer is not None and found and found[1] == phase and not timer.is_alive():
+            result.lines.append((time.perf_counter() - began, line.rstrip("\n")))
+            match = PHASE.search(line)
+            if timer is not None and match and match[1] == phase and not timer.is_alive():
                 timer.start()
                 phase = None
     _, status, usage = os.wait4(process.pid, 0)
-    done.code = process.returncode = os.waitstatus_to_exitcode(status)
-    done.cpu_seconds = usage.ru_utime + usage.ru_stime
+    result.code = process.returncode = os.waitstatus_to_exitcode(status)
+    result.cpu_seconds = usage.ru_utime + usage.ru_stime
     limit.cancel()
     disturbance = "undisturbed" if after is None else f"after {number.name}"
-    assert not stuck.is_set(), f"it did not end, {disturbance}: {done.stderr}"
-    done.seconds = time.perf_counter() - began
+    assert not stuck.is_set(), f"it did not end, {disturbance}: {result.stderr}"
+    result.seconds = time.perf_counter() - began
     if timer is not None:
         timer.cancel()
-    return done
+    return result
 
 
 @contextmanager
-def _hearing() -> Iterator[None]:
-    """Let what is started hear Ctrl-C, though this process may have been started deaf to it."""
+def _accepting_interrupts() -> Iterator[None]:
+    """Let child processes receive Ctrl-C, even if this process was started with SIGINT ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -178,13 +178,13 @@ def _hearing() -> Iterator[None]:
 # --------------------------------------------------------------------------- what must hold
 
 
-def require_whole(path: Path) -> int:
+def require_complete(path: Path) -> int:
     """Check the file and every clustering in it against its own record, and count the clusterings."""
     if not path.exists() or not path.stat().st_size:
         return 0
     with closing(sqlite3.connect(path)) as connection:
-        found = connection.execute("PRAGMA integrity_check").fetchall()
-        assert found == [("ok",)], found
+        rows = connection.execute("PRAGMA integrity_check").fetchall()
+        assert rows == [("ok",)], rows
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "clusteringtree" not in tables:
             return 0
@@ -193,21 +193,23 @@ def require_whole(path: Path) -> int:
             referring = {row[0] for row in connection.execute(f"SELECT DISTINCT result_key FROM {table}")}
             assert referring <= set(keys), f"{table} has rows of a clustering that is not there"
         for key in keys:
-            _require_whole_clustering(connection, key)
+            _require_complete_clustering(connection, key)
     return len(keys)
 
 
-def _require_whole_clustering(connection: sqlite3.Connection, key: int) -> None:
-    def one(query: str) -> Any:
+def _require_complete_clustering(connection: sqlite3.Connection, key: int) -> None:
+    def fetch_value(query: str) -> Any:
         return connection.execute(query, (key,)).fetchone()[0]
 
-    said = {
-        name: one(f"SELECT json_extract(parameters, '$.{name}') FROM clusteringresult WHERE key = ?")
+    recorded = {
+        name: fetch_value(f"SELECT json_extract(parameters, '$.{name}') FROM clusteringresult WHERE key = ?")
         for name in ("n_embeddings", "n_outliers", "n_clusters", "input_sha256")
     }
-    assert one("SELECT count(*) FROM embeddingcluster WHERE result_key = ?") == said["n_embeddings"]
-    outliers = one("SELECT count(*) FROM embeddingcluster WHERE label = -1 AND result_key = ?")
-    assert outliers == said["n_outliers"]
+    assert (
+        fetch_value("SELECT count(*) FROM embeddingcluster WHERE result_key = ?") == recorded["n_embeddings"]
+    )
+    outliers = fetch_value("SELECT count(*) FROM embeddingcluster WHERE label = -1 AND result_key = ?")
+    assert outliers == recorded["n_outliers"]
     sizes = dict(
         connection.execute(
             "SELECT label, count(*) FROM embeddingcluster WHERE result_key = ? AND label >= 0 GROUP BY label",
@@ -220,15 +222,15 @@ def _require_whole_clustering(connection: sqlite3.Connection, key: int) -> None:
         (key,),
     ).fetchall()
     assert {label: size for label, size, _ in clusters} == sizes
-    assert len(clusters) == said["n_clusters"]
+    assert len(clusters) == recorded["n_clusters"]
     assert all(label == of_medoid for label, _, of_medoid in clusters)
-    assert said["input_sha256"]
-    assert one("SELECT count(*) FROM clusteringtree WHERE result_key = ?") >= 1
+    assert recorded["input_sha256"]
+    assert fetch_value("SELECT count(*) FROM clusteringtree WHERE result_key = ?") >= 1
 
 
-def answers(path: Path) -> dict[str, Any]:
-    """Return, by model, what the latest clustering found and of what input: nothing of when and how fast."""
-    found = {}
+def read_results(path: Path) -> dict[str, Any]:
+    """Return, by model, the clusters and the input hash of the latest clustering, without times."""
+    answer_by_model = {}
     with closing(sqlite3.connect(path)) as connection:
         for model, key, sha256 in connection.execute(
             "SELECT embedding_model, key, json_extract(parameters, '$.input_sha256') FROM clusteringresult "
@@ -244,22 +246,22 @@ def answers(path: Path) -> dict[str, Any]:
                 "ORDER BY 1",
                 (key,),
             ).fetchall()
-            found[model] = sha256, rows, clusters
-    return found
+            answer_by_model[model] = sha256, rows, clusters
+    return answer_by_model
 
 
-def everything(path: Path) -> dict[str, Any]:
+def read_all_rows(path: Path) -> dict[str, Any]:
     """Return all rows of all tables."""
     return dict(snapshot(path))
 
 
-def left_over(path: Path) -> list[str]:
-    """Return the names of files beside a database that nobody closed, finished or asked for."""
+def find_leftover_files(path: Path) -> list[str]:
+    """Return the names of unexpected files beside a database."""
     known = {path.name, f"{path.name}-wal", f"{path.name}-shm"}
     return sorted(
-        str(one.relative_to(path.parent))
-        for one in path.parent.rglob("*")
-        if one.is_file() and one.name not in known
+        str(file.relative_to(path.parent))
+        for file in path.parent.rglob("*")
+        if file.is_file() and file.name not in known
     )
 
 
@@ -307,19 +309,19 @@ def upgraded_file(path: Path, n_rows: int) -> None:
 
 def clustered_file(path: Path, n_rows: int) -> None:
     upgraded_file(path, n_rows)
-    done = run(path, FIT)
-    assert done.code == 0, done.stderr
+    result = run(path, FIT)
+    assert result.code == 0, result.stderr
 
 
 def file_of_models(path: Path, n_rows: int) -> None:
-    """Write a model of 20 embeddings for every hundred rows: much is begun, and nothing lasts."""
+    """Write a model of 20 embeddings per hundred rows: many short phases."""
     models = tuple(f"Model{number:03d}" for number in range(max(2, n_rows // 100)))
     write_field_file(path, FieldSpec(layout=0, runs=1, length=40, text_models=models))
     upgrade(open_database(path))
 
 
-def nothing(path: Path, n_rows: int) -> None:
-    """Write what is to be imported; no database."""
+def write_import_file(path: Path, n_rows: int) -> None:
+    """Write the file to import, and no database."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((n_rows, 32)).astype(np.float32)
     texts = [f"a text {row}" for row in range(n_rows)]
@@ -335,14 +337,16 @@ def nothing(path: Path, n_rows: int) -> None:
 
 _PASSES = ("neighbours", "core distances", "forest", "verify")
 STAGES = {
-    "import": Stage(("import-embeddings", "import.parquet"), nothing, everything, ("import",)),
-    "upgrade": Stage(("upgrade", "--yes"), field_file, everything, ("upgrade",)),
-    "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("load", "fingerprint")),
-    "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, _PASSES),
-    "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("hierarchy", "medoids", "save")),
-    "plan": Stage(PLAN, file_of_models, everything, ("count embeddings", "measure fits of up to 20 rows")),
-    "models": Stage(FIT_MODELS, file_of_models, answers, ("count embeddings", "load", "medoids", "save")),
-    "delete": Stage(("delete-clusterings", "--all", "--yes"), clustered_file, everything, ("delete",)),
+    "import": Stage(("import-embeddings", "import.parquet"), write_import_file, read_all_rows, ("import",)),
+    "upgrade": Stage(("upgrade", "--yes"), field_file, read_all_rows, ("upgrade",)),
+    "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, ("load", "fingerprint")),
+    "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, _PASSES),
+    "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, ("hierarchy", "medoids", "save")),
+    "plan": Stage(PLAN, file_of_models, read_all_rows, ("count embeddings", "measure fits of up to 20 rows")),
+    "models": Stage(
+        FIT_MODELS, file_of_models, read_results, ("count embeddings", "load", "medoids", "save")
+    ),
+    "delete": Stage(("delete-clusterings", "--all", "--yes"), clustered_file, read_all_rows, ("delete",)),
 }
 
 
@@ -363,7 +367,7 @@ def make_template(stage: Stage, folder: Path, n_rows: int) -> Path:
 
 
 def without_log(path: Path) -> None:
-    """Bring the log into the file, which can then be copied alone."""
+    """Move the write-ahead log into the file, so that the file can be copied alone."""
     with opened(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

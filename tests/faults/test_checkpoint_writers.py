@@ -1,4 +1,4 @@
-"""Two runs of one input and one set of parameters share a folder of states."""
+"""Test two runs with one input and one set of parameters that share a folder of states."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def opened(root: Path) -> Checkpoint:
     return checkpoint
 
 
-def test_two_that_save_at_once_leave_one_whole_state(tmp_path: Path) -> None:
-    """Both wrote to one partial file, and the first to end gave it the name of the state."""
+def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -> None:
+    """Both wrote to one partial file, and the first to finish renamed it."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(tmp_path)],
         cwd=REPOSITORY,
@@ -62,7 +62,7 @@ def test_two_that_save_at_once_leave_one_whole_state(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored["rows"], np.full(2000, 2.0))
 
 
-def test_what_a_killed_run_left_half_is_overwritten(tmp_path: Path) -> None:
+def test_a_partial_state_of_a_killed_run_is_overwritten(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(tmp_path)],
         cwd=REPOSITORY,

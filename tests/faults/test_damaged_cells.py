@@ -1,4 +1,4 @@
-"""One stored value that cannot be read denies only what needs it, is named, and is found."""
+"""Test that a stored value that cannot be read fails only what needs it, is named, and is found by doctor."""
 
 from __future__ import annotations
 
@@ -162,8 +162,8 @@ def test_a_cluster_whose_label_no_row_has_ends_no_command(
 @pytest.mark.parametrize("label", LABELS)
 def test_doctor_finds_a_label_of_no_cluster(damaged: Callable[..., Path], label: Any) -> None:
     path = damaged("embeddingcluster", "label", label)
-    found = json.loads(run(path, "doctor", "broken_clustering", "--json").stdout)["findings"]
-    assert [one["count"] for one in found] == [1]
+    findings = json.loads(run(path, "doctor", "broken_clustering", "--json").stdout)["findings"]
+    assert [row["count"] for row in findings] == [1]
 
 
 @pytest.mark.parametrize("command", ["export", "trajectories", "steps", "show", "copy", "density"])
@@ -181,8 +181,8 @@ def test_a_text_that_is_not_utf8_is_named_or_not_needed(
         assert place in result.output
     examined = run(path, "doctor", "unreadable_value", "--json")
     assert examined.exit_code == 1
-    (found,) = json.loads(examined.stdout)["findings"]
-    assert found["ids"] == [place]
+    (finding,) = json.loads(examined.stdout)["findings"]
+    assert finding["ids"] == [place]
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_doctor_finds_a_value_that_cannot_be_read(
     path = damaged(table, column, value)
     examined = run(path, "doctor", "--json")
     assert examined.exit_code == 1
-    found = {one["kind"]: one for one in json.loads(examined.stdout)["findings"]}
-    assert found["unreadable_value"]["ids"][0].startswith(f"table {table}, column {column}, row ")
+    finding_by_kind = {finding["kind"]: finding for finding in json.loads(examined.stdout)["findings"]}
+    assert finding_by_kind["unreadable_value"]["ids"][0].startswith(f"table {table}, column {column}, row ")
 
 
 def test_doctor_mends_what_cannot_be_read_of_clusterings(small: SmallDatabase, tmp_path: Path) -> None:

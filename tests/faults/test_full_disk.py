@@ -1,4 +1,4 @@
-"""A disk that is full costs the work that needed it, says so, and leaves nothing half."""
+"""Test that a full disk fails only the work that needs it, with an error, and leaves no partial file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED
 from tests.conftest import MakeDisk, MakeFile
-from tests.faults.runs import answers, nothing, require_whole
+from tests.faults.runs import read_results, require_complete, write_import_file
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import snapshot
 
@@ -33,29 +33,29 @@ SPEC = FieldSpec(runs=30, length=40, dimensions=512, text_models=("Nomic",), lay
 
 
 def fill(disk: Path, *, leave: int) -> Path:
-    """Take all of a disk but some bytes."""
+    """Fill a disk except for some bytes."""
     filler = disk / "filler"
     filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - leave)))
     return filler
 
 
-def test_states_that_find_no_room_cost_the_chance_to_go_on_only(
+def test_states_on_a_full_disk_are_not_saved_and_the_run_goes_on(
     upgraded: MakeFile, disk: MakeDisk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, work = upgraded(SPEC), disk(24 << 10)
     monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "save_seconds", 0.0)
     (outcome,) = cluster_all_data(file.database, parameters=TILED, resources=Resources(work_dir=work))
     assert outcome.status == CLUSTERED
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     pattern = rf"the state of \d+ MiB could not be saved in {re.escape(str(work))}/Nomic/\w+, 0 MiB are free"
-    assert said
-    assert all(re.match(pattern, line) for line in said)
-    assert "No space left on device" in said[0]
+    assert warnings
+    assert all(re.match(pattern, line) for line in warnings)
+    assert "No space left on device" in warnings[0]
     assert list(work.iterdir()) == []
-    assert require_whole(file.path) == 1
+    assert require_complete(file.path) == 1
 
 
-def test_a_state_that_found_no_room_is_saved_when_there_is_some(disk: MakeDisk) -> None:
+def test_a_state_is_saved_once_there_is_disk_space_again(disk: MakeDisk) -> None:
     import numpy as np
 
     folder = disk(MIB)
@@ -76,7 +76,9 @@ def test_a_state_that_found_no_room_is_saved_when_there_is_some(disk: MakeDisk) 
     assert '"input_sha256": "rows"' in (checkpoint.folder / "checkpoint.json").read_text()
 
 
-def test_rows_that_find_no_room_are_named_with_their_size(upgraded: MakeFile, disk: MakeDisk) -> None:
+def test_rows_that_do_not_fit_on_the_disk_are_an_error_with_their_size(
+    upgraded: MakeFile, disk: MakeDisk
+) -> None:
     file, work = upgraded(SPEC), disk(MIB)
     before = snapshot(file.path)
     resources = Resources(work_dir=work, memory_limit=MIB)
@@ -94,7 +96,7 @@ def test_rows_that_find_no_room_are_named_with_their_size(upgraded: MakeFile, di
     assert outcome.status == CLUSTERED
 
 
-def test_a_result_that_finds_no_room_is_kept_elsewhere(
+def test_a_result_on_a_full_disk_is_written_to_another_folder(
     upgraded: MakeFile, disk: MakeDisk, temporary_folder: Path
 ) -> None:
     # The result takes more than what is left, which takes SQLite's own files.
@@ -109,14 +111,14 @@ def test_a_result_that_finds_no_room_is_kept_elsewhere(
     resources = Resources(work_dir=temporary_folder / "work")
     (outcome,) = cluster_all_data(database, parameters=TILED, resources=resources)
     assert outcome.status == FAILED
-    (kept,) = pending.find_pending(database)
-    assert kept.parent == temporary_folder
+    (pending_file,) = pending.find_pending(database)
+    assert pending_file.parent == temporary_folder
     assert re.search(
-        rf"is full: in {re.escape(str(folder))}, 0 MiB are free.*saving takes up to .* MiB", outcome.reason
+        rf"is full: in {re.escape(str(folder))}, 0 MiB are free.*saving needs up to .* MiB", outcome.reason
     )
-    assert f"the result is kept in {kept}" in str(outcome.reason)
+    assert f"the result is kept in {pending_file}" in str(outcome.reason)
     assert snapshot(path) == before
-    assert {one.name for one in folder.iterdir()} <= {
+    assert {path.name for path in folder.iterdir()} <= {
         path.name,
         "filler",
         f"{path.name}-wal",
@@ -124,11 +126,11 @@ def test_a_result_that_finds_no_room_is_kept_elsewhere(
     }
     filler.unlink()
     assert [saved.n_vanished for saved in save_pending(database)] == [0]
-    assert require_whole(path) == 2
-    assert answers(path) == answers(file.path)
+    assert require_complete(path) == 2
+    assert read_results(path) == read_results(file.path)
 
 
-def test_an_export_that_finds_no_room_leaves_nothing(upgraded: MakeFile, disk: MakeDisk) -> None:
+def test_an_export_on_a_full_disk_leaves_nothing(upgraded: MakeFile, disk: MakeDisk) -> None:
     file, folder = upgraded(SPEC), disk(200_000)
     cluster_all_data(file.database, parameters=TILED)
     words = [
@@ -139,19 +141,19 @@ def test_an_export_that_finds_no_room_leaves_nothing(upgraded: MakeFile, disk: M
         "--db",
         str(file.path),
     ]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 1
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
     assert re.search(
         r"rows\.parquet cannot be written: .*No space left on device \(\d+ MiB of it were written, 0 MiB are",
-        done.stderr,
+        result.stderr,
     )
     assert list(folder.iterdir()) == []
 
 
-def test_an_import_that_finds_no_room_adds_nothing(tmp_path: Path, disk: MakeDisk) -> None:
+def test_an_import_on_a_full_disk_adds_nothing(tmp_path: Path, disk: MakeDisk) -> None:
     folder = disk(3 * MIB)
     path = folder / "new.sqlite"
-    nothing(tmp_path / "new.sqlite", 10_000)
+    write_import_file(tmp_path / "new.sqlite", 10_000)
     database = open_database(path, create=True)
     before = snapshot(path)
     with pytest.raises(DatabaseError, match=rf"is full: in {re.escape(str(folder))}, \d+ MiB are free"):
@@ -161,7 +163,7 @@ def test_an_import_that_finds_no_room_adds_nothing(tmp_path: Path, disk: MakeDis
     assert import_embeddings([tmp_path / "import.parquet"], database).n_new_embeddings == 10_000
 
 
-def test_an_upgrade_asks_for_room_where_it_sorts(
+def test_an_upgrade_checks_the_space_of_the_temporary_folder(
     tmp_path: Path, disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Indexes of 1 GB are sorted in temporary files: a small /tmp of its own stopped it after minutes."""
@@ -184,10 +186,10 @@ def test_an_upgrade_asks_for_room_where_it_sorts(
     assert not upgrade(database).is_current
 
 
-def test_an_upgrade_that_finds_no_room_changes_nothing(
+def test_an_upgrade_on_a_full_disk_changes_nothing(
     tmp_path: Path, disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else took the room between the look at the disk and the work."""
+    """Another program used the space between the check and the work."""
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(runs=100, length=60, layout=2, wal=True))
     folder = disk(24 * MIB)
     path = folder / "field.sqlite"

@@ -1,4 +1,4 @@
-"""Killed at any moment, a file is sound, holds whole results only, and the next run completes the work.
+"""Test that after a kill at any moment the file is sound, holds complete results, and the next run completes.
 
 `scripts/fault_matrix.py` does the same with hundreds of moments of larger work.
 """
@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import STAGES, left_over, longest, make_template, prepared, require_whole, run
+from tests.faults.runs import (
+    STAGES,
+    find_leftover_files,
+    longest,
+    make_template,
+    prepared,
+    require_complete,
+    run,
+)
 
 ROWS = 1200
 MOMENTS = {
@@ -29,7 +37,7 @@ def test_a_killed_run_is_completed_by_the_next(tmp_path: Path, name: str) -> Non
     with prepared(stage, template, tmp_path / "whole") as path:
         undisturbed = run(path, stage.words)
         assert undisturbed.code == 0, undisturbed.stderr
-        n_whole = require_whole(path)
+        n_whole = require_complete(path)
         expected = stage.outcome(path)
     for phase, share in MOMENTS[name]:
         # The undisturbed run may have met a busy machine: earlier and earlier, until it is early enough.
@@ -39,14 +47,14 @@ def test_a_killed_run_is_completed_by_the_next(tmp_path: Path, name: str) -> Non
                     path, stage.words, after=share * longest(undisturbed, phase) / 4**turn, phase=phase
                 )
                 assert killed.code in (0, -signal.SIGKILL), killed.stderr
-                assert require_whole(path) <= max(2, n_whole)
+                assert require_complete(path) <= max(2, n_whole)
                 if killed.code == 0:
                     continue
                 completed = run(path, stage.words)
                 assert completed.code == 0, completed.stderr
-                require_whole(path)
+                require_complete(path)
                 assert stage.outcome(path) == expected
-                assert left_over(path) in ([], ["import.parquet"])
+                assert find_leftover_files(path) in ([], ["import.parquet"])
                 break
         else:
             pytest.fail(f"no run was killed in {phase!r}")

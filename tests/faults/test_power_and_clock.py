@@ -1,4 +1,4 @@
-"""What is committed outlasts a machine that stops, and a clock that goes back puts nothing out of order."""
+"""Test that committed data survives a power cut, and that a clock set back does not reorder clusterings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.snapshots import opened
 
 
 @pytest.mark.parametrize("wal", [True, False])
-def test_a_commit_waits_for_the_disk(tmp_path: Path, wal: bool) -> None:
+def test_a_commit_is_synchronous(tmp_path: Path, wal: bool) -> None:
     """EXTRA is FULL, and in a file without a log also the removal of its journal."""
     from panic_tda.storage.database import open_database
 
@@ -35,38 +35,38 @@ def test_a_commit_waits_for_the_disk(tmp_path: Path, wal: bool) -> None:
 
 
 class Disk:
-    """Takes down what is brought to the disk and what is renamed, and lets it happen."""
+    """Record calls of fsync and rename, and perform them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         fsync, replace = os.fsync, os.replace
 
         def see_fsync(file: int) -> None:
-            self.seen.append(("sync", os.readlink(f"/proc/self/fd/{file}")))
+            self.events.append(("sync", os.readlink(f"/proc/self/fd/{file}")))
             fsync(file)
 
         def see_replace(source: str | Path, target: str | Path) -> None:
-            self.seen.append(("rename", str(source)))
+            self.events.append(("rename", str(source)))
             replace(source, target)
-            self.seen.append(("renamed", str(target)))
+            self.events.append(("renamed", str(target)))
 
         monkeypatch.setattr(os, "fsync", see_fsync)
         monkeypatch.setattr(os, "replace", see_replace)
 
     def outlasts(self, path: Path) -> bool:
-        """Say whether the content was on the disk before it got this name, and the name after."""
-        at = self.seen.index(("renamed", str(path)))
-        source = self.seen[at - 1][1]
-        return ("sync", source) in self.seen[:at] and ("sync", str(path.parent)) in self.seen[at:]
+        """Return whether the content was synced before the rename, and the folder after it."""
+        at = self.events.index(("renamed", str(path)))
+        source = self.events[at - 1][1]
+        return ("sync", source) in self.events[:at] and ("sync", str(path.parent)) in self.events[at:]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc that names open files")
-def test_a_file_has_its_name_when_it_is_on_the_disk(
+def test_a_file_is_renamed_after_it_is_on_the_disk(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, disk = upgraded(), Disk(monkeypatch)
-    kept = pending.write_pending(file.database, make_finished(ids_of(file)))
-    assert disk.outlasts(kept)
+    pending_file = pending.write_pending(file.database, make_finished(ids_of(file)))
+    assert disk.outlasts(pending_file)
     root = tmp_path / "work" / "Nomic"
     checkpoint = Checkpoint(root, "rows")
     checkpoint.open(k=3)
@@ -74,13 +74,13 @@ def test_a_file_has_its_name_when_it_is_on_the_disk(
     assert disk.outlasts(checkpoint.folder / "state.state")
     assert disk.outlasts(checkpoint.folder / "checkpoint.json")
     # So is the folder that was made for them, in its own.
-    assert ("sync", str(root)) in disk.seen
+    assert ("sync", str(root)) in disk.events
     with replacing(tmp_path / "rows.csv") as exported:
         exported.write(b"1")
     assert disk.outlasts(tmp_path / "rows.csv")
 
 
-def test_the_latest_clustering_is_the_one_saved_last_whatever_the_clock_says(
+def test_the_latest_clustering_is_the_last_saved_even_if_the_clock_goes_back(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded()
@@ -94,10 +94,10 @@ def test_the_latest_clustering_is_the_one_saved_last_whatever_the_clock_says(
             save_or_write_pending(file.database, finished)
         saved.append(finished.id)
         with file.database.session() as session:
-            assert [found.id for found in list_clusterings(session)] == saved[::-1]
-            assert [found.id for found in find_clusterings(session, ["latest"])] == saved[-1:]
-        assert [found.id for found in read_clustering_entries(str(file.path))] == [
-            str(one) for one in saved[::-1]
+            assert [clustering.id for clustering in list_clusterings(session)] == saved[::-1]
+            assert [clustering.id for clustering in find_clusterings(session, ["latest"])] == saved[-1:]
+        assert [entry.id for entry in read_clustering_entries(str(file.path))] == [
+            str(clustering_id) for clustering_id in saved[::-1]
         ]
     warned = [record for record in caplog.records if "the clock is behind" in record.getMessage()]
     assert len(warned) == 2
@@ -106,7 +106,7 @@ def test_the_latest_clustering_is_the_one_saved_last_whatever_the_clock_says(
     assert times == sorted(set(times))
 
 
-def test_a_state_from_the_future_is_taken_up(tmp_path: Path) -> None:
+def test_a_state_with_a_future_time_is_used(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, "rows", save_seconds=3600)
     checkpoint.open(k=3)
     checkpoint.save("state", rows=np.arange(3))

@@ -1,4 +1,4 @@
-"""Others at the same file: locks, second runs, writers, and whoever takes the file away or spoils it."""
+"""Test other processes and users at the same file: locks, second runs, writers, removal and damage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of
-from tests.faults.runs import FIT, left_over, require_whole, run
+from tests.faults.runs import FIT, find_leftover_files, require_complete, run
 from tests.field_files import FieldSpec
 from tests.snapshots import opened, snapshot
 
@@ -52,26 +52,26 @@ NOBODY = 65534
 
 
 def meanwhile(statement: str) -> str:
-    """Return a program in which somebody else does something between the fit and the saving."""
+    """Return a program that changes the file between the fit and the saving."""
     return MEANWHILE.replace("{meanwhile}", statement)
 
 
-def test_a_lock_that_stays_costs_the_saving_and_not_the_result(upgraded: MakeFile) -> None:
+def test_a_lock_that_stays_makes_the_result_a_pending_file(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
-    done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
-    assert done.code == 1
-    (kept,) = pending.find_pending(file.database)
+    result = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
+    assert result.code == 1
+    (pending_file,) = pending.find_pending(file.database)
     assert re.search(
-        r"computed but not saved \(.*locked for 0\.2 s by another process; try again", done.stderr
+        r"computed but not saved \(.*locked for 0\.2 s by another process; try again", result.stderr
     )
-    assert f"the result is kept in {kept}" in done.stderr
-    assert require_whole(file.path) == 0
+    assert f"the result is kept in {pending_file}" in result.stderr
+    assert require_complete(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
-    assert require_whole(file.path) == 1
-    assert left_over(file.path) == []
+    assert require_complete(file.path) == 1
+    assert find_leftover_files(file.path) == []
 
 
-def test_embeddings_that_come_and_go_during_a_fit_cost_no_result(upgraded: MakeFile) -> None:
+def test_embeddings_added_and_deleted_during_a_fit_do_not_lose_the_result(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     victim = ids_of(file)[5]
     change = (
@@ -80,63 +80,63 @@ def test_embeddings_that_come_and_go_during_a_fit_cost_no_result(upgraded: MakeF
         "        \"SELECT printf('%032x', rowid), 'new' || rowid, embedding_model, vector FROM embedding \"\n"
         "        \"WHERE embedding_model = 'Nomic' LIMIT 7\")"
     )
-    done = run(file.path, (*FIT, "Nomic"), code=meanwhile(change))
-    assert done.code == 1
-    assert "FOREIGN KEY constraint failed" in done.stderr
-    assert "the result is kept in" in done.stderr
-    assert require_whole(file.path) == 0
+    result = run(file.path, (*FIT, "Nomic"), code=meanwhile(change))
+    assert result.code == 1
+    assert "FOREIGN KEY constraint failed" in result.stderr
+    assert "the result is kept in" in result.stderr
+    assert require_complete(file.path) == 0
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 1
     with opened(file.path) as connection:
-        found = {row[0] for row in connection.execute("SELECT embedding_id FROM embeddingcluster")}
-    assert found == set(ids_of(file)) - {victim}
+        clustered_ids = {row[0] for row in connection.execute("SELECT embedding_id FROM embeddingcluster")}
+    assert clustered_ids == set(ids_of(file)) - {victim}
 
 
-def test_a_file_that_is_taken_away_during_a_fit_is_not_made_anew(upgraded: MakeFile) -> None:
+def test_a_file_removed_during_a_fit_is_not_created_again(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     elsewhere = file.path.with_name("elsewhere.sqlite")
     shutil.copy(file.path, elsewhere)
-    done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.close(); path.unlink()"))
-    assert done.code == 1
+    result = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.close(); path.unlink()"))
+    assert result.code == 1
     assert not file.path.exists()
-    (kept,) = pending.find_pending(file.database)
-    assert f"the result is kept in {kept}" in done.stderr
-    assert "unexpected" not in done.stderr
+    (pending_file,) = pending.find_pending(file.database)
+    assert f"the result is kept in {pending_file}" in result.stderr
+    assert "unexpected" not in result.stderr
     shutil.move(elsewhere, file.path)
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
-    assert require_whole(file.path) == 1
+    assert require_complete(file.path) == 1
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_file_that_is_taken_away_while_it_is_written_is_told(upgraded: MakeFile, replaced: bool) -> None:
-    """SQLite commits to the file without a name, and says nothing."""
+def test_a_file_removed_while_it_is_written_is_an_error(upgraded: MakeFile, replaced: bool) -> None:
+    """SQLite commits to the unlinked file without an error."""
     file = upgraded(FILE)
-    other = Path(shutil.copy(file.path, file.path.with_name("other.sqlite")))
+    other_path = Path(shutil.copy(file.path, file.path.with_name("other.sqlite")))
 
     def write() -> None:
         with file.database.writing() as connection:
             connection.exec_driver_sql("DELETE FROM persistencediagram")
             file.path.unlink()
             if replaced:
-                other.rename(file.path)
+                other_path.rename(file.path)
 
     with pytest.raises(DatabaseError, match="removed or replaced while it was written"):
         write()
 
 
-def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(upgraded: MakeFile) -> None:
+def test_three_runs_at_once_save_three_complete_clusterings(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
-    found = {}
+    results = {}
     threads = [
-        threading.Thread(target=lambda name=name, words=words: found.update({name: run(file.path, words)}))
+        threading.Thread(target=lambda name=name, words=words: results.update({name: run(file.path, words)}))
         for name, words in (("one model", (*FIT, "Nomic")), ("both models", FIT))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {name: done.code for name, done in found.items()} == {"one model": 0, "both models": 0}, found
-    assert require_whole(file.path) == 3
+    assert {name: result.code for name, result in results.items()} == {"one model": 0, "both models": 0}, results
+    assert require_complete(file.path) == 3
     with opened(file.path) as connection:
         hashes = connection.execute(
             "SELECT embedding_model, json_extract(parameters, '$.input_sha256') FROM clusteringresult"
@@ -148,7 +148,7 @@ def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(u
     # The two of one model agree on every row.
     assert {count for _, count, _ in labels} == {1}
     assert sorted(n for _, _, n in labels) == [1] * 400 + [2] * 400
-    assert left_over(file.path) == []
+    assert find_leftover_files(file.path) == []
 
 
 # --------------------------------------------------------------------------- damage
@@ -162,9 +162,7 @@ def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(u
         ("embeddingcluster", b"\xff"),
     ],
 )
-def test_a_page_that_was_overwritten_is_an_error_that_says_so(
-    upgraded: MakeFile, table: str, content: bytes
-) -> None:
+def test_an_overwritten_page_is_a_database_error(upgraded: MakeFile, table: str, content: bytes) -> None:
     file = upgraded(FILE)
     cluster_all_data(file.database)
     with closing(sqlite3.connect(file.path)) as connection:
@@ -191,12 +189,12 @@ def test_a_page_that_was_overwritten_is_an_error_that_says_so(
     ):
         # What was refused changed nothing; deleting needs some of the pages only.
         assert file.path.read_bytes() == before
-        done = CliRunner().invoke(main, [*words, "--db", str(file.path)])
-        assert done.exit_code in (0, 1), (words, done.output)
-        assert "Traceback" not in done.stderr
-        if done.exit_code:
-            assert "unexpected" not in done.output, (words, done.output)
-            refused += "malformed; the file is damaged, or its disk is" in done.stderr
+        result = CliRunner().invoke(main, [*words, "--db", str(file.path)])
+        assert result.exit_code in (0, 1), (words, result.output)
+        assert "Traceback" not in result.stderr
+        if result.exit_code:
+            assert "unexpected" not in result.output, (words, result.output)
+            refused += "malformed; the file is damaged, or its disk is" in result.stderr
     assert refused >= 1
 
 
@@ -204,19 +202,19 @@ def test_a_page_that_was_overwritten_is_an_error_that_says_so(
 
 
 @pytest.fixture
-def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
-    """A file in a folder that everybody reaches; commands on it run as nobody."""
+def other_users_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
+    """Return a file in a folder that every user can enter; commands on it run as nobody."""
     if os.geteuid() != 0:
         pytest.skip("only root can run a command as another user")
-    made = upgraded(FILE)
-    cluster_all_data(made.database)
+    field_file = upgraded(FILE)
+    cluster_all_data(field_file.database)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with opened(made.path) as connection:
+        with opened(field_file.path) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        shutil.copy(made.path, folder / "field.sqlite")
-        there = UpgradedFile(open_database(folder / "field.sqlite"), made.facts)
+        shutil.copy(field_file.path, folder / "field.sqlite")
+        there = UpgradedFile(open_database(folder / "field.sqlite"), field_file.facts)
         for suffix in ("-wal", "-shm"):
             (folder / f"field.sqlite{suffix}").unlink(missing_ok=True)
         yield there
@@ -225,7 +223,7 @@ def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Make this process that of another user inside the block; the files that it creates are that user's."""
+    """Run this process as another user inside the block."""
     groups, ours = os.getgroups(), (os.getgid(), os.getuid())
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, ours[0])
@@ -239,33 +237,33 @@ def nobody() -> Iterator[None]:
         os.setgroups(groups)
 
 
-def as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
+def run_as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
     # As root first: what nobody may not read is imported then.
     CliRunner().invoke(main, [words[0], "--db", str(file.path), "--no-such-option"])
     with nobody():
-        done = CliRunner().invoke(main, [*words, "--db", str(file.path)])
-    return done.exit_code, done.stderr
+        result = CliRunner().invoke(main, [*words, "--db", str(file.path)])
+    return result.exit_code, result.stderr
 
 
-def test_a_file_of_another_user_in_a_folder_of_another_user(strangers_file: UpgradedFile) -> None:
-    before = strangers_file.path.read_bytes()
-    assert as_nobody(strangers_file, "list-clusterings")[0] == 0
+def test_another_users_file_in_another_users_folder_is_read_only(other_users_file: UpgradedFile) -> None:
+    before = other_users_file.path.read_bytes()
+    assert run_as_nobody(other_users_file, "list-clusterings")[0] == 0
     for words in (("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
-        code, stderr = as_nobody(strangers_file, *words)
+        code, stderr = run_as_nobody(other_users_file, *words)
         assert code == 1
         assert "the -wal and -shm in it writable" in stderr
         assert "unexpected" not in stderr
-    assert strangers_file.path.read_bytes() == before
-    assert list(strangers_file.path.parent.iterdir()) == [strangers_file.path]
+    assert other_users_file.path.read_bytes() == before
+    assert list(other_users_file.path.parent.iterdir()) == [other_users_file.path]
 
 
-def test_a_file_of_another_user_in_a_folder_of_everybody(strangers_file: UpgradedFile) -> None:
-    strangers_file.path.parent.chmod(0o777)
-    before = snapshot(strangers_file.path)
-    assert as_nobody(strangers_file, "list-clusterings")[0] == 0
+def test_another_users_file_in_a_shared_folder_is_read_only(other_users_file: UpgradedFile) -> None:
+    other_users_file.path.parent.chmod(0o777)
+    before = snapshot(other_users_file.path)
+    assert run_as_nobody(other_users_file, "list-clusterings")[0] == 0
     for words in (("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
-        code, stderr = as_nobody(strangers_file, *words)
+        code, stderr = run_as_nobody(other_users_file, *words)
         assert code == 1
         assert "readonly" in stderr
         assert "unexpected" not in stderr
-    assert snapshot(strangers_file.path) == before
+    assert snapshot(other_users_file.path) == before

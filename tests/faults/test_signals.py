@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a command at once, also where Python hears nothing of them."""
+"""Test that SIGTERM and Ctrl-C end a command at once, also during long native calls."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.faults.runs import (
     SECONDS,
     environment,
     file_of_models,
-    left_over,
-    require_whole,
+    find_leftover_files,
+    require_complete,
     run,
 )
 from tests.field_files import FieldSpec, write_field_file
@@ -87,40 +87,42 @@ def test_a_signal_ends_a_long_native_call(upgraded: MakeFile) -> None:
     before = snapshot(file.path)
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=SOON, body=NUMPY)
-    done = run(file.path, words, after=0.5, phase="one product", number=number, code=program)
-    assert done.code == code, done.stderr
-    assert "IT ENDED" not in done.stderr
-    assert "Nomic: one product: stopped after" in done.stderr
-    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    result = run(file.path, words, after=0.5, phase="one product", number=number, code=program)
+    assert result.code == code, result.stderr
+    assert "IT ENDED" not in result.stderr
+    assert "Nomic: one product: stopped after" in result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert snapshot(file.path) == before
-    assert left_over(file.path) == []
+    assert find_leftover_files(file.path) == []
 
 
 def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(wal=True))
     before = snapshot(facts.path)
     program = START.format(grace=NEVER, body=UPGRADE)
-    done = run(
+    result = run(
         facts.path, ("upgrade", "--yes"), after=0.5, phase="statement", number=signal.SIGTERM, code=program
     )
-    assert done.code == 143, done.stderr
-    assert "IT ENDED" not in done.stderr
-    assert "upgrade: stopped after" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert result.code == 143, result.stderr
+    assert "IT ENDED" not in result.stderr
+    assert "upgrade: stopped after" in result.stderr
+    assert "Traceback" not in result.stderr
     assert snapshot(facts.path) == before
 
 
-def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -> None:
+def test_a_signal_during_a_long_saving_statement_makes_the_result_a_pending_file(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "Nomic", "--backend", "tiled")
     program = START.format(grace=NEVER, body=SAVE)
-    done = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
-    assert done.code == 130, done.stderr
-    (kept,) = pending.find_pending(file.database)
-    assert re.search(f"interrupted while saving; the result is kept in {re.escape(str(kept))}", done.stderr)
-    assert require_whole(file.path) == 0
+    result = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
+    assert result.code == 130, result.stderr
+    (pending_file,) = pending.find_pending(file.database)
+    assert re.search(
+        f"interrupted while saving; the result is kept in {re.escape(str(pending_file))}", result.stderr
+    )
+    assert require_complete(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
-    assert require_whole(file.path) == 1
+    assert require_complete(file.path) == 1
 
 
 DROPPED = """
@@ -175,32 +177,32 @@ def many_models(tmp_path: Path, template_of_models: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", WORK)
-def test_a_signal_whose_exception_python_drops_takes_effect_all_the_same(
+def test_a_signal_whose_exception_python_drops_takes_effect_anyway(
     many_models: Path, name: str
 ) -> None:
     path = many_models
     before = snapshot(path)
     words, target, (number, code, word) = WORK[name]
     program = START.format(grace=NEVER, body=DROPPED.format(number=number, **target))
-    done = run(path, words, code=program)
-    assert done.code == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    result = run(path, words, code=program)
+    assert result.code == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert snapshot(path) == before
 
 
-def test_a_process_that_lives_on_after_its_handler_ran_is_ended(many_models: Path) -> None:
+def test_a_process_that_survives_its_signal_handler_is_ended(many_models: Path) -> None:
     number, code, word = CODES[1]
     program = START.format(grace=SOON, body=SWALLOWED.format(number=number))
-    done = run(many_models, PLAN, code=program)
-    assert done.code == code, done.stderr
-    assert "SWALLOWED" in done.stderr
-    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    result = run(many_models, PLAN, code=program)
+    assert result.code == code, result.stderr
+    assert "SWALLOWED" in result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: str) -> None:
-    """Between the models nothing long goes on: what takes time are many short steps of Python.
+    """Between models the time is spent in many short steps of Python.
 
     `scripts/fault_matrix.py plan models` does the same at more moments.
     """
@@ -209,16 +211,16 @@ def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: 
     ended = 0
     for turn, after in enumerate((0.0, 0.3)):
         number, code, word = CODES[turn]
-        before = require_whole(path)
-        done = run(path, words, after=after, phase="count embeddings", number=number, code=program)
-        assert done.code in (0, code), done.stderr
-        assert "Traceback" not in done.stderr
-        n_whole = require_whole(path)
+        before = require_complete(path)
+        result = run(path, words, after=after, phase="count embeddings", number=number, code=program)
+        assert result.code in (0, code), result.stderr
+        assert "Traceback" not in result.stderr
+        n_whole = require_complete(path)
         assert before <= n_whole <= before + 60
         assert name == "cluster" or n_whole == 0
-        if done.code:
+        if result.code:
             ended += 1
-            assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+            assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert ended
 
 
@@ -235,8 +237,8 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_process_of_a_device_that_hears_nothing_is_ended_too(tmp_path: Path) -> None:
-    """It was waited for half a minute, in which a result might have been kept."""
+def test_a_device_process_that_ignores_signals_is_ended_too(tmp_path: Path) -> None:
+    """The command waited half a minute for it before it kept a result."""
     beginning = tmp_path / "begun"
     command = [sys.executable, "-c", POOL, str(beginning)]
     with processes.started(command, cwd=REPOSITORY, env=environment()) as process:

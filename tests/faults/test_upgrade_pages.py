@@ -1,4 +1,4 @@
-"""An upgrade writes no page of the tables that stay, whatever the file looks like."""
+"""Test that an upgrade writes no page of the tables that stay, in every layout."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pages_in_the_log(path: Path) -> set[int]:
 
 
 @pytest.mark.parametrize("spec", FILES.values(), ids=FILES)
-def test_no_page_that_stays_is_written(tmp_path: Path, spec: FieldSpec) -> None:
+def test_no_page_of_kept_tables_is_written(tmp_path: Path, spec: FieldSpec) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", spec)
     with opened(facts.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -91,7 +91,7 @@ def test_no_page_that_stays_is_written(tmp_path: Path, spec: FieldSpec) -> None:
         ("experimentconfig", ("started_at", "completed_at")),
     ],
 )
-def test_columns_that_nobody_asks_for_may_be_missing(
+def test_columns_that_are_not_needed_may_be_missing(
     tmp_path: Path, table: str, columns: tuple[str, ...]
 ) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=1))

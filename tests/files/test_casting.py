@@ -1,4 +1,4 @@
-"""Columns of other types with the same values are the same rows; what does not fit is named by its row."""
+"""Test that columns of other types with equal values give equal rows, and that others are refused by row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VECTORS = [[1.0, 0.0], [0.0, 2.0], [-3.0, 1.0]]
 
 
 def plain() -> dict[str, pa.Array]:
-    """Three rows of every column, of the plainest types."""
+    """Return three rows of every column, of the simplest types."""
     return {
         "text": pa.array(["a", "b", "a"]),
         "vector": pa.array(VECTORS, pa.list_(pa.float32())),
@@ -61,10 +61,10 @@ def tensor(*shape: int, kind: pa.DataType | None = None) -> pa.Array:
 
 
 def encoded(array: pa.Array, values: pa.DataType | None = None) -> pa.Array:
-    """The same as a dictionary, whose values may be of a type that Arrow makes no dictionaries of."""
-    made = array.dictionary_encode()
-    dictionary = made.dictionary.cast(values or made.dictionary.type)
-    return pa.DictionaryArray.from_arrays(made.indices.cast(pa.uint32()), dictionary)
+    """Return an array in dictionary encoding, also for types that Arrow does not encode itself."""
+    encoded_array = array.dictionary_encode()
+    dictionary = encoded_array.dictionary.cast(values or encoded_array.dictionary.type)
+    return pa.DictionaryArray.from_arrays(encoded_array.indices.cast(pa.uint32()), dictionary)
 
 
 def encoded_vectors(kind: pa.DataType) -> pa.Array:
@@ -72,7 +72,7 @@ def encoded_vectors(kind: pa.DataType) -> pa.Array:
 
 
 def runs(array: pa.Array) -> pa.Array:
-    """The same as a run-end encoded array, each row a run, behind one that is sliced away."""
+    """Return an array in run-end encoding, one run per row, with a sliced-off run in front."""
     values = pa.concat_arrays([array[:1], array])
     return pa.RunEndEncodedArray.from_arrays(pa.array([2, 3, 4, 5], pa.int32()), values).slice(2)
 
@@ -148,7 +148,7 @@ def write_feather(table: pa.Table, path: Path) -> None:
 
 
 def batches_of(path: Path) -> list[Any]:
-    """Everything that a file of embeddings hands on."""
+    """Return all batches of a file of embeddings as lists."""
     return [
         (
             (batch.model, batch.rows.tolist(), batch.texts, batch.sequence_numbers.tolist()),
@@ -180,11 +180,11 @@ def test_a_chunked_column_of_several_dictionaries_is_one_column(tmp_path: Path) 
     pq.write_table(pa.table(plain() | {"text": texts}), tmp_path / "changed")
     assert batches_of(tmp_path / "changed") == batches_of(tmp_path / "plain")
     write_stream(pa.table(plain() | {"text": texts}), tmp_path / "stream")
-    found = [batch.texts for batch in EmbeddingFile(tmp_path / "stream").batches()]
-    assert sorted(text for texts in found for text in texts) == ["a", "a", "b"]
+    texts_of_batches = [batch.texts for batch in EmbeddingFile(tmp_path / "stream").batches()]
+    assert sorted(text for texts in texts_of_batches for text in texts) == ["a", "a", "b"]
 
 
-def test_integer_runs_are_named_alike_whatever_holds_them(tmp_path: Path) -> None:
+def test_integer_runs_have_the_same_names_for_every_column_type(tmp_path: Path) -> None:
     names = []
     for run in (
         pa.array(["7", "12", "7"]),
@@ -217,8 +217,8 @@ def test_numbers_are_rounded_to_the_nearest_float(tmp_path: Path) -> None:
     integers = pa.array([[2**24 + 1, 2**63 - 1]], pa.list_(pa.int64()))
     unsigned = pa.array([[1, 2**64 - 1]], pa.list_(pa.uint64()))
     for column in (wide, integers, unsigned):
-        made = {name: array[:1] for name, array in plain().items()} | {"vector": column}
-        pq.write_table(pa.table(made), tmp_path / "a")
+        data = {name: array[:1] for name, array in plain().items()} | {"vector": column}
+        pq.write_table(pa.table(data), tmp_path / "a")
         (batch,) = EmbeddingFile(tmp_path / "a").batches()
         expected = np.array([float(value) for value in column[0].as_py()]).astype(np.float32)
         np.testing.assert_array_equal(batch.vectors[0], expected)
@@ -284,8 +284,8 @@ def test_a_small_file_whose_rows_share_their_values_takes_bounded_memory(tmp_pat
         else pa.DictionaryArray.from_arrays(pa.array(zeros), pa.FixedSizeListArray.from_arrays(values, width))
     )
     assert casting.widest(column) == width
-    made = {"text": ["a"] * n_rows, "vector": column, "embedding_model": ["M"] * n_rows}
-    write_stream(pa.table(made), tmp_path / "a")
+    data = {"text": ["a"] * n_rows, "vector": column, "embedding_model": ["M"] * n_rows}
+    write_stream(pa.table(data), tmp_path / "a")
     assert (tmp_path / "a").stat().st_size < 1e6
     lengths = [len(batch.rows) for batch in EmbeddingFile(tmp_path / "a").batches()]
     assert sum(lengths) == n_rows
@@ -300,9 +300,9 @@ def test_a_small_file_whose_rows_share_their_values_takes_bounded_memory(tmp_pat
 
 
 def with_duckdb(path: Path) -> None:
-    made = pa.table(plain() | {"network": JSON_NETWORK})
+    relation = pa.table(plain() | {"network": JSON_NETWORK})
     with duckdb.connect() as connection:
-        connection.register("made", made)
+        connection.register("made", relation)
         connection.execute(
             "COPY (SELECT text, vector::DECIMAL(9, 2)[] AS vector, embedding_model, run::UUID AS run, "
             "sequence_number::HUGEINT AS sequence_number, initial_prompt, network::JSON AS network, "

@@ -1,4 +1,4 @@
-"""Files whose columns have other names, or no texts, are imported as they are; a guess is only advice."""
+"""Test files with other column names or without texts; similar names are only suggested."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_column_that_is_named_is_not_read_under_its_own_name(tmp_path: Path, d
     assert [row[2:5] for row in stored(database)] == [("a", 0, ""), ("b", 1, ""), ("c", 2, "")]
 
 
-def test_messages_call_a_column_what_the_file_does(tmp_path: Path, database: Database) -> None:
+def test_messages_name_columns_as_the_file_does(tmp_path: Path, database: Database) -> None:
     columns = Columns(text="content", vector="emb", sequence_number="step", run="thread")
     good = {"content": ["a", "b", "c"], "emb": VECTORS, "step": [0, 1, 2], "thread": ["r"] * 3}
     for changed, message in (
@@ -126,14 +126,16 @@ ADVICE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", ADVICE)
-def test_what_a_column_may_be_is_advice_and_no_guess(tmp_path: Path, database: Database, name: str) -> None:
+def test_similar_columns_are_suggested_and_not_used(tmp_path: Path, database: Database, name: str) -> None:
     columns, message = ADVICE[name]
     with pytest.raises(BadInput, match=message):
         import_embeddings([write(tmp_path / "a.parquet", **columns)], database, model="M")
     assert stored(database) == []
 
 
-def test_rows_without_texts_are_known_by_run_and_sequence_number(tmp_path: Path, database: Database) -> None:
+def test_rows_without_texts_are_identified_by_run_and_sequence_number(
+    tmp_path: Path, database: Database
+) -> None:
     runs = {"run": ["r", "r", "s"], "sequence_number": [0, 1, 0]}
     texts = write(tmp_path / "texts.parquet", text=["a", "b", "c"], vector=VECTORS, **runs)
     bare = write(tmp_path / "bare.parquet", vector=VECTORS, text=["not", "read", "x"], **runs)
@@ -142,11 +144,11 @@ def test_rows_without_texts_are_known_by_run_and_sequence_number(tmp_path: Path,
     assert [row[2] for row in stored(database)] == [None] * 3
     assert import_embeddings([bare], database, model="A", columns=Columns(no_text=True)).n_present == 3
 
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([texts], other, model="B")
-    summary = import_embeddings([bare], other, model="A", columns=Columns(no_text=True))
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([texts], other_database, model="B")
+    summary = import_embeddings([bare], other_database, model="A", columns=Columns(no_text=True))
     assert (summary.n_new_embeddings, summary.n_new_invocations) == (3, 0)
-    assert sorted(row[2] for row in stored(other)) == ["a", "a", "b", "b", "c", "c"]
+    assert sorted(row[2] for row in stored(other_database)) == ["a", "a", "b", "b", "c", "c"]
 
 
 def grown(n_rows: int, seed: int = 0) -> pa.Array:
@@ -154,7 +156,7 @@ def grown(n_rows: int, seed: int = 0) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 4)
 
 
-def test_files_without_texts_and_runs_grow_and_stay_apart(tmp_path: Path, database: Database) -> None:
+def test_files_without_texts_and_runs_can_grow_and_stay_separate(tmp_path: Path, database: Database) -> None:
     def add(vectors: pa.Array, model: str = "M") -> tuple[int, int]:
         path = write(tmp_path / "a.parquet", vector=vectors)
         summary = import_embeddings([path], database, model=model, columns=Columns(no_text=True))
@@ -182,18 +184,18 @@ def commands(database: Path, file: Path) -> Iterator[list[str]]:
     yield ["report-clustering", "-o", str(database.with_suffix(".html"))]
 
 
-def test_all_commands_take_embeddings_without_texts(tmp_path: Path) -> None:
+def test_all_commands_work_on_embeddings_without_texts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     centres = np.repeat(np.eye(4, dtype=np.float32), 25, axis=0)
     values = (centres + 0.05 * rng.standard_normal(centres.shape)).astype(np.float32)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 4)
     file = write(tmp_path / "a.parquet", emb=vectors)
     for words in commands(tmp_path / "a.sqlite", file):
-        done = CliRunner().invoke(main, [*words, "--db", str(tmp_path / "a.sqlite"), "-q"])
-        assert done.exit_code == 0, (words, done.output, done.exception)
+        result = CliRunner().invoke(main, [*words, "--db", str(tmp_path / "a.sqlite"), "-q"])
+        assert result.exit_code == 0, (words, result.output, result.exception)
 
 
-def test_the_command_names_columns(tmp_path: Path) -> None:
+def test_column_options_select_columns(tmp_path: Path) -> None:
     file = write(
         tmp_path / "a.parquet",
         body=["a", "b", "c"],
@@ -212,15 +214,15 @@ def test_the_command_names_columns(tmp_path: Path) -> None:
         "--db",
         str(tmp_path / "a.sqlite"),
     ]
-    done = CliRunner().invoke(main, ["import-embeddings", str(file), *words])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, ["import-embeddings", str(file), *words])
+    assert result.exit_code == 0, result.output
     assert [row[2:5] for row in stored(open_database(tmp_path / "a.sqlite"))] == [
         ("a", 4, "p"),
         ("b", 5, "p"),
         ("c", 6, "p"),
     ]
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         main, ["import-embeddings", str(file), "--text-column", "x", "--db", "none", "--json"]
     )
-    assert done.exit_code == 2
-    assert "has no column x; it has body, emb" in done.output
+    assert result.exit_code == 2
+    assert "has no column x; it has body, emb" in result.output

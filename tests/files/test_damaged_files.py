@@ -1,4 +1,4 @@
-"""Whatever stands in the bytes of a file, reading it ends in batches or in an error that names it."""
+"""Test that reading any bytes ends in batches or in an error that names the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ N_ROWS = 40
 
 
 def table(**changed: Any) -> pa.Table:
-    """Every column that is read, with some missing values."""
+    """Return a table of all columns that are read, with some missing values."""
     vectors = np.random.default_rng(0).standard_normal((N_ROWS, 3)).tolist()
     columns = {
         "text": [f"text {row} é" for row in range(N_ROWS)],
@@ -38,32 +38,32 @@ def table(**changed: Any) -> pa.Table:
     return pa.table(columns | changed)
 
 
-def encoded(made: pa.Table) -> pa.Table:
-    """The same with dictionaries, and vectors of fixed width."""
+def encoded(table: pa.Table) -> pa.Table:
+    """Return the table with dictionary encoding and vectors of fixed width."""
     for name in ("embedding_model", "initial_prompt", "text"):
-        made = made.set_column(made.schema.get_field_index(name), name, made[name].dictionary_encode())
-    place = made.schema.get_field_index("vector")
-    return made.set_column(place, "vector", made["vector"].cast(pa.list_(pa.float32(), 3)))
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].dictionary_encode())
+    place = table.schema.get_field_index("vector")
+    return table.set_column(place, "vector", table["vector"].cast(pa.list_(pa.float32(), 3)))
 
 
-def as_parquet(made: pa.Table, compression: str | None = None) -> bytes:
+def as_parquet(table: pa.Table, compression: str | None = None) -> bytes:
     file = io.BytesIO()
-    pq.write_table(made, file, compression=compression or "none", row_group_size=25)
+    pq.write_table(table, file, compression=compression or "none", row_group_size=25)
     return file.getvalue()
 
 
-def as_file(made: pa.Table, compression: str | None = None) -> bytes:
-    return _as_ipc(pa.ipc.new_file, made, compression)
+def as_file(table: pa.Table, compression: str | None = None) -> bytes:
+    return _as_ipc(pa.ipc.new_file, table, compression)
 
 
-def as_stream(made: pa.Table, compression: str | None = None) -> bytes:
-    return _as_ipc(pa.ipc.new_stream, made, compression)
+def as_stream(table: pa.Table, compression: str | None = None) -> bytes:
+    return _as_ipc(pa.ipc.new_stream, table, compression)
 
 
-def _as_ipc(new: Any, made: pa.Table, compression: str | None) -> bytes:
+def _as_ipc(new: Any, table: pa.Table, compression: str | None) -> bytes:
     sink = pa.BufferOutputStream()
-    with new(sink, made.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
-        writer.write_table(made, max_chunksize=25)
+    with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table, max_chunksize=25)
     return bytes(sink.getvalue().to_pybytes())
 
 
@@ -78,10 +78,14 @@ def read_patched(folder: str, seeds: range) -> None:
     """Read files with some bytes patched in both ways, and print how many could be read and how many not."""
     files = [
         content
-        for made in (table(), encoded(table()))
+        for original in (table(), encoded(table()))
         for content in (
-            *(as_parquet(made, compression) for compression in (None, "snappy")),
-            *(write(made, compression) for write in (as_file, as_stream) for compression in (None, "lz4")),
+            *(as_parquet(original, compression) for compression in (None, "snappy")),
+            *(
+                write(original, compression)
+                for write in (as_file, as_stream)
+                for compression in (None, "lz4")
+            ),
         )
     ]
     path, counts = Path(folder) / "patched", {True: 0, False: 0}
@@ -99,7 +103,7 @@ def read_patched(folder: str, seeds: range) -> None:
 
 
 def patched(content: bytes, rng: np.random.Generator) -> bytes:
-    """Change up to three places, to numbers that offsets and lengths go wrong by."""
+    """Change up to three numbers to values that make offsets and lengths invalid."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 4)):
         place, kind = int(rng.integers(6, len(data) - 8)), rng.integers(4)
@@ -116,19 +120,19 @@ def patched(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("first", [0, 200])
-def test_patched_bytes_never_end_the_process(tmp_path: Path, first: int) -> None:
+def test_patched_bytes_never_crash_the_process(tmp_path: Path, first: int) -> None:
     code = (
         "import sys; from tests.files.test_damaged_files import read_patched; "
         f"read_patched(sys.argv[1], range({first}, {first + 200}))"
     )
-    done = run_python(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    read, refused = map(int, done.stdout.split())
+    process = run_python(code, tmp_path)
+    assert process.returncode == 0, process.stderr
+    read, refused = map(int, process.stdout.split())
     assert read + refused == 200
     assert min(read, refused) > 10
 
 
-def test_a_name_that_is_no_text_is_a_damaged_file(tmp_path: Path) -> None:
+def test_a_column_name_that_is_not_utf8_is_a_damaged_file(tmp_path: Path) -> None:
     for write in (as_file, as_stream):
         path = tmp_path / "a"
         path.write_bytes(write(table()).replace(b"network", b"netw\xefrk"))
@@ -138,12 +142,12 @@ def test_a_name_that_is_no_text_is_a_damaged_file(tmp_path: Path) -> None:
 
 def strings(values: list[bytes]) -> pa.Array:
     """Strings of any bytes."""
-    made = pa.array(values, pa.binary())
-    return pa.Array.from_buffers(pa.string(), len(values), made.buffers())
+    array = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(values), array.buffers())
 
 
 def far_offset() -> pa.Array:
-    """Strings of which row 30 begins far behind their end."""
+    """Return strings whose row 30 has an offset beyond their end."""
     offsets = np.arange(N_ROWS + 1, dtype="<i4")
     offsets[30] = 1 << 30
     return pa.Array.from_buffers(
@@ -152,7 +156,7 @@ def far_offset() -> pa.Array:
 
 
 def far_index() -> pa.Array:
-    """Strings by a dictionary of two, of which row 33 names the tenth."""
+    """Return dictionary-encoded strings whose row 33 has an index out of range."""
     indices = pa.array([9 if row == 33 else row % 2 for row in range(N_ROWS)], pa.int32())
     return pa.DictionaryArray.from_arrays(indices, pa.array(["a", "b"]), safe=False)
 
@@ -198,10 +202,10 @@ def test_damaged_values_are_named_by_their_row(
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_is_whole_is_read(tmp_path: Path, form: str) -> None:
+def test_undamaged_files_are_read(tmp_path: Path, form: str) -> None:
     path = tmp_path / "a"
-    for made in (table(), encoded(table())):
-        path.write_bytes(FORMATS[form](made))
+    for original in (table(), encoded(table())):
+        path.write_bytes(FORMATS[form](original))
         assert sum(len(batch.texts) for batch in EmbeddingFile(path).batches()) == N_ROWS
 
 
@@ -220,11 +224,11 @@ def test_a_small_file_that_claims_gigabytes_is_refused_before_it_takes_them(
     offsets = pa.array(np.arange(n_rows + 1, dtype=np.int32) * width)
     vectors = pa.ListArray.from_arrays(offsets, pa.array(np.ones(n_rows * width, np.float32)))
     texts = pa.array(["a" * claims.get("text", 1)] * n_rows, pa.large_string())
-    made = pa.table({"text": texts, "vector": vectors, "embedding_model": ["B"] * n_rows})
+    table = pa.table({"text": texts, "vector": vectors, "embedding_model": ["B"] * n_rows})
     path = tmp_path / "a"
-    pq.write_table(made, path, compression="zstd", use_dictionary=name == "vector")
-    assert path.stat().st_size < 1e5 < 1e8 < made.nbytes
-    del made, texts, vectors, offsets
+    pq.write_table(table, path, compression="zstd", use_dictionary=name == "vector")
+    assert path.stat().st_size < 1e5 < 1e8 < table.nbytes
+    del table, texts, vectors, offsets
     pool = pa.proxy_memory_pool(pa.default_memory_pool())
     before = pa.default_memory_pool()
     pa.set_memory_pool(pool)
@@ -258,7 +262,7 @@ with pa.ipc.new_file(sys.argv[1] + "/file", schema) as file:
 """
 
 
-def test_what_is_pickled_in_a_file_is_never_run(tmp_path: Path) -> None:
+def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     """Arrow once made Python objects of pickled types as soon as a schema was read (CVE-2023-47248)."""
     assert run_python(EXTENSION, tmp_path).returncode == 0
     for name in ("parquet", "file"):

@@ -1,4 +1,4 @@
-"""Rows into files of every format and back; whole files or none; nothing that a spreadsheet runs."""
+"""Test exports to every format and back: complete files or none, no spreadsheet formulas."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ SCHEMA = pa.schema([("text", pa.string()), ("number", pa.int64()), ("share", pa.
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    """A field file of everything, clustered; nobody changes it."""
+    """Return a clustered field file of every kind of row, which no test changes."""
     facts = write_field_file(tmp_path_factory.mktemp("database") / "field.sqlite", EVERYTHING)
     database = open_database(facts.path)
     upgrade(database)
@@ -100,8 +100,8 @@ def expected(database: Database) -> list[dict[str, Any]]:
 
 
 def stream(*batches: list[dict[str, Any]], schema: pa.Schema = SCHEMA) -> RowStream:
-    made = [pa.RecordBatch.from_pylist(batch, schema=schema) for batch in batches]
-    return RowStream(schema, sum(map(len, batches)), iter(made))
+    record_batches = [pa.RecordBatch.from_pylist(batch, schema=schema) for batch in batches]
+    return RowStream(schema, sum(map(len, batches)), iter(record_batches))
 
 
 def texts(*values: str | None) -> RowStream:
@@ -132,7 +132,7 @@ ARROW: dict[str, Callable[[Path], pa.Table]] = {
 
 
 @pytest.mark.parametrize("suffix", ARROW)
-def test_parquet_and_arrow_hold_what_looking_up_finds(
+def test_parquet_and_arrow_contain_the_stored_rows(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"rows{suffix}"
@@ -141,55 +141,55 @@ def test_parquet_and_arrow_hold_what_looking_up_finds(
     table = ARROW[suffix](path)
     assert tuple(table.column_names) == COLUMNS
     assert table.drop_columns(["core_distance"]).to_pylist() == expected
-    said = json.loads(table.schema.metadata[b"panic_tda"])
-    assert said["clustering"] == str(clustering(database).id)
+    metadata = json.loads(table.schema.metadata[b"panic_tda"])
+    assert metadata["clustering"] == str(clustering(database).id)
 
 
 @pytest.mark.parametrize("suffix", [".ndjson", ".jsonl"])
-def test_lines_hold_what_looking_up_finds(
+def test_json_lines_contain_the_stored_rows(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"rows{suffix.upper()}"
     assert export_clustering(database, clustering(database), path).rows == len(expected)
-    found = read_lines(path)
-    assert [tuple(row) for row in found] == [COLUMNS] * len(expected)
-    assert all(row.pop("core_distance") > 0 for row in found)
-    assert found == expected
+    lines = read_lines(path)
+    assert [tuple(row) for row in lines] == [COLUMNS] * len(expected)
+    assert all(row.pop("core_distance") > 0 for row in lines)
+    assert lines == expected
 
 
-def test_csv_holds_what_looking_up_finds(
+def test_csv_contains_the_stored_rows(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.csv"
     assert export_clustering(database, clustering(database), path).rows == len(expected)
-    found = read_csv(path)
-    assert [tuple(row) for row in found] == [COLUMNS] * len(expected)
+    rows = read_csv(path)
+    assert [tuple(row) for row in rows] == [COLUMNS] * len(expected)
     runs = re.compile(exporting._FORMULA)
-    for row, wanted in zip(found, expected, strict=True):
+    for row, wanted in zip(rows, expected, strict=True):
         assert float(row.pop("core_distance")) > 0
         for name, value in wanted.items():
-            kept = row[name]
+            written_value = row[name]
             if value is None:
-                assert kept == ""
+                assert written_value == ""
             elif isinstance(value, bool):
-                assert kept == str(value).lower()
+                assert written_value == str(value).lower()
             elif isinstance(value, str):
-                assert (kept[1:] if runs.match(kept) else kept) == value
+                assert (written_value[1:] if runs.match(written_value) else written_value) == value
             else:
-                assert float(kept) == value
+                assert float(written_value) == value
 
 
-def test_csv_keeps_texts_from_spreadsheets_and_gives_them_back(tmp_path: Path) -> None:
+def test_formulas_are_escaped_in_csv_and_other_texts_are_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write_rows(path, texts(*RUN_BY_SPREADSHEETS))
-    kept = [row["text"] for row in read_csv(path)]
-    assert kept == [f"'{text}" for text in RUN_BY_SPREADSHEETS]
+    written_texts = [row["text"] for row in read_csv(path)]
+    assert written_texts == [f"'{text}" for text in RUN_BY_SPREADSHEETS]
     assert {(row["number"], row["share"]) for row in read_csv(path)} == {("-1", "-0.5")}
     write_rows(path, texts(*HARMLESS, *ODD), force=True)
     assert [row["text"] for row in read_csv(path)] == [*HARMLESS, *ODD]
 
 
-def test_csv_tells_nothing_from_the_empty_text(tmp_path: Path) -> None:
+def test_csv_distinguishes_missing_and_empty_texts(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write_rows(path, texts("", None))
     assert path.read_text() == '"text","number","share"\n"",-1,-0.5\n,-1,-0.5\n'
@@ -213,7 +213,7 @@ def test_vectors_are_those_stored(database: Database, tmp_path: Path, suffix: st
     np.testing.assert_array_equal(vectors.astype("<f4"), stored_vectors(database.path, rows))
 
 
-def test_json_has_no_numbers_that_are_none(tmp_path: Path) -> None:
+def test_json_has_null_in_place_of_nan(tmp_path: Path) -> None:
     vector = pa.list_(pa.float32(), 2)
     schema = SCHEMA.append(pa.field("vector", vector))
     odd = [np.nan, np.inf, -np.inf, 0.5, None]
@@ -221,9 +221,9 @@ def test_json_has_no_numbers_that_are_none(tmp_path: Path) -> None:
     rows.append({"text": "", "number": 0, "share": 0.0, "vector": None})
     path = tmp_path / "rows.ndjson"
     write_rows(path, stream(rows[:2], rows[2:], schema=schema))
-    found = read_lines(path)
-    assert [row["share"] for row in found] == [None, None, None, 0.5, None, 0.0]
-    assert [row["vector"] for row in found] == [[None, 1]] * 3 + [[0.5, 1], [None, 1], None]
+    lines = read_lines(path)
+    assert [row["share"] for row in lines] == [None, None, None, 0.5, None, 0.0]
+    assert [row["vector"] for row in lines] == [[None, 1]] * 3 + [[0.5, 1], [None, 1], None]
     # Not all of an array may be in a batch.
     (batch,) = stream(rows, schema=schema).batches
     path.unlink()
@@ -232,7 +232,7 @@ def test_json_has_no_numbers_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_no_rows_make_a_file_too(tmp_path: Path, suffix: str) -> None:
+def test_an_export_of_no_rows_writes_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
     assert write_rows(path, stream()).rows == 0
     if suffix in ARROW:
@@ -254,7 +254,7 @@ def test_a_format_without_lists_is_refused(database: Database, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_existing_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match=r"no folder .*none for the file rows\.csv"):
         write_rows(tmp_path / "none" / "rows.csv", stream())
     (tmp_path / "folder.csv").mkdir()
@@ -271,7 +271,7 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
     assert path.read_text() == '"text","number","share"\n'
 
 
-def test_a_file_that_comes_in_the_meantime_stays(tmp_path: Path) -> None:
+def test_a_file_created_during_the_export_stays(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -280,10 +280,10 @@ def test_a_file_that_comes_in_the_meantime_stays(tmp_path: Path) -> None:
 
     with pytest.raises(WrongUsage, match="exists; replace it with --force"):
         write_rows(path, RowStream(SCHEMA, 1, batches()))
-    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"rows.csv": "somebody else's"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rows.csv": "somebody else's"}
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     target = tmp_path / "far" / "real"
     path = tmp_path / "rows.csv"
@@ -293,7 +293,7 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     assert read_csv(target)[0]["text"] == "a"
     write_rows(path, texts("b"), force=True)
     assert read_csv(target)[0]["text"] == "b"
-    assert [one.name for one in (tmp_path / "far").iterdir()] == ["real"]
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["real"]
 
 
 def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [DatabaseError("gone"), KeyboardInterrupt(), SystemExit(143), OSError("x")])
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".ndjson"])
 @pytest.mark.parametrize("before", [None, b"before"])
-def test_what_fails_leaves_what_was_there(
+def test_a_failed_export_leaves_the_existing_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     suffix: str,
@@ -324,13 +324,13 @@ def test_what_fails_leaves_what_was_there(
     def batches() -> Iterator[pa.RecordBatch]:
         yield from texts("a").batches
         yield from texts("b").batches
-        partial.extend(one.name for one in tmp_path.iterdir() if one != path)
+        partial.extend(file.name for file in tmp_path.iterdir() if file != path)
         raise error
 
     with pytest.raises(CannotWrite if isinstance(error, OSError) else type(error)):
         write_rows(path, RowStream(SCHEMA, 3, batches()), force=True)
     assert len(partial) == 1
-    assert [one.read_bytes() for one in tmp_path.iterdir()] == ([] if before is None else [before])
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
 WRITE_SLOWLY = """
@@ -354,7 +354,7 @@ exporting.write_rows(Path(sys.argv[1]), RowStream(batch.schema, 20_000, batches(
 
 
 @pytest.mark.parametrize("before", [None, "before"])
-def test_killed_in_the_middle_leaves_what_was_there(tmp_path: Path, before: str | None) -> None:
+def test_a_killed_export_leaves_the_existing_file(tmp_path: Path, before: str | None) -> None:
     path = tmp_path / "rows.csv"
     if before is not None:
         path.write_text(before)
@@ -365,7 +365,7 @@ def test_killed_in_the_middle_leaves_what_was_there(tmp_path: Path, before: str 
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert (path.read_text() if path.exists() else None) == before
-    (partial,) = (one for one in tmp_path.iterdir() if one != path)
+    (partial,) = (file for file in tmp_path.iterdir() if file != path)
     assert partial.suffix == ".part"
     assert partial.stat().st_size > 1000
 
@@ -388,14 +388,14 @@ for path in sys.argv[1:]:
 """
 
 
-def test_a_disk_that_is_full_is_named(tmp_path: Path, unmeasured: None) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, unmeasured: None) -> None:
     paths = [tmp_path / f"rows{suffix}" for suffix in (".parquet", ".arrow", ".csv", ".ndjson")]
-    done = run_python(FULL_DISK, *paths)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = run_python(FULL_DISK, *paths)
+    assert (process.returncode, process.stderr) == (0, "")
     message = (
         r" cannot be written: File too large \(\d+ MiB of it were written, .* are free\); raise the limit .*"
     )
-    for path, line in zip(paths, done.stdout.splitlines(), strict=True):
+    for path, line in zip(paths, process.stdout.splitlines(), strict=True):
         assert re.fullmatch(re.escape(str(path)) + message, line)
     assert list(tmp_path.iterdir()) == []
 
@@ -450,11 +450,11 @@ def counted(expected: list[dict[str, Any]]) -> dict[str | None, int]:
     return {network: networks.count(network) for network in networks}
 
 
-def test_duckdb_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
+def test_duckdb_reads_parquet(parquet: Path, expected: list[dict[str, Any]]) -> None:
     duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install duckdb")
     rows = f"FROM '{parquet}'"
-    found = duckdb.sql(f"SELECT network, count(*) {rows} GROUP BY ALL").fetchall()
-    assert dict(found) == counted(expected)
+    counts = duckdb.sql(f"SELECT network, count(*) {rows} GROUP BY ALL").fetchall()
+    assert dict(counts) == counted(expected)
     assert duckdb.sql(f"SELECT * EXCLUDE (core_distance, vector) {rows}").fetchall() == [
         tuple(row.values()) for row in expected
     ]
@@ -464,19 +464,19 @@ def test_duckdb_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
     assert similarity == pytest.approx(1)
 
 
-def test_duckdb_opens_the_other_formats(
+def test_duckdb_reads_csv_and_json(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install duckdb")
     for suffix in (".csv", ".ndjson"):
         path = tmp_path / f"rows{suffix}"
         export_clustering(database, clustering(database), path)
-        found = duckdb.sql(f"SELECT label, count(*) FROM '{path}' GROUP BY ALL").fetchall()
+        counts = duckdb.sql(f"SELECT label, count(*) FROM '{path}' GROUP BY ALL").fetchall()
         labels = [row["label"] for row in expected]
-        assert dict(found) == {label: labels.count(label) for label in labels}
+        assert dict(counts) == {label: labels.count(label) for label in labels}
 
 
-def test_polars_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
+def test_polars_reads_parquet(parquet: Path, expected: list[dict[str, Any]]) -> None:
     polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
     frame = polars.read_parquet(parquet)
     assert frame.drop("core_distance", "vector").to_dicts() == expected
@@ -484,14 +484,14 @@ def test_polars_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
     assert dict(frame.group_by("network").len().iter_rows()) == counted(expected)
 
 
-def test_pandas_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
+def test_pandas_reads_parquet(parquet: Path, expected: list[dict[str, Any]]) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed: pip install pandas")
     frame = pandas.read_parquet(parquet)
     assert frame["text"].tolist() == [row["text"] for row in expected]
     assert frame["label"].tolist() == [row["label"] for row in expected]
     assert frame["vector"][0].dtype == np.float32
-    found = frame.groupby("network", dropna=False).size()
-    assert {None if pandas.isna(name) else name: n for name, n in found.items()} == counted(expected)
+    sizes = frame.groupby("network", dropna=False).size()
+    assert {None if pandas.isna(name) else name: n for name, n in sizes.items()} == counted(expected)
 
 
 def read_by(program: str, path: Path) -> list[tuple[float | None, float | None]]:
@@ -510,7 +510,7 @@ def read_by(program: str, path: Path) -> list[tuple[float | None, float | None]]
 
 @pytest.mark.parametrize("program", ["duckdb", "polars", "pandas"])
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-def test_places_on_the_map_are_numbers_and_others_are_missing(
+def test_coordinates_outside_the_map_are_missing(
     database: Database,
     expected: list[dict[str, Any]],
     tmp_path: Path,
@@ -524,8 +524,8 @@ def test_places_on_the_map_are_numbers_and_others_are_missing(
     extra_columns = pa.record_batch(columns, names=["x", "y"])
     path = tmp_path / f"rows{suffix}"
     export_clustering(database, clustering(database), path, extra_columns=extra_columns)
-    for found, planted in zip(read_by(program, path), places, strict=True):
-        assert found == (planted if None in planted else pytest.approx(planted, rel=1e-6))
+    for coordinates, planted in zip(read_by(program, path), places, strict=True):
+        assert coordinates == (planted if None in planted else pytest.approx(planted, rel=1e-6))
 
 
 def test_a_map_of_other_rows_is_refused(database: Database, tmp_path: Path) -> None:
@@ -539,7 +539,7 @@ def test_a_map_of_other_rows_is_refused(database: Database, tmp_path: Path) -> N
     importlib.util.find_spec("embedding_atlas") is None,
     reason="embedding-atlas is not installed: pip install embedding-atlas (6 GB)",
 )
-def test_embedding_atlas_opens_it(parquet: Path, expected: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_embedding_atlas_reads_parquet(parquet: Path, expected: list[dict[str, Any]], tmp_path: Path) -> None:
     page = tmp_path / "page.zip"
     command = [sys.executable, "-m", "embedding_atlas.cli", str(parquet), "--text", "text"]
     subprocess.run(
@@ -558,7 +558,7 @@ STORED = """
 
 
 def stored_rows(database: Database, models: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """Return what is stored of the embeddings of some models, without ids; their runs are told apart."""
+    """Return the stored rows of some models without ids, with their runs numbered."""
     assert database.path is not None
     with opened(database.path) as connection:
         rows = [row for row in connection.execute(STORED).fetchall() if row[8] in models]
@@ -582,8 +582,8 @@ def copy_by_files(database: Database, models: tuple[str, ...], folder: Path, suf
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
-def test_import_takes_it_back(upgraded: MakeFile, tmp_path: Path, suffix: str) -> None:
-    """What was exported comes back with its runs, steps, prompts, texts, types and vectors, images too."""
+def test_an_export_can_be_imported(upgraded: MakeFile, tmp_path: Path, suffix: str) -> None:
+    """Import an export and find its runs, steps, prompts, texts, types and vectors, of images too."""
     models = ("Nomic", "NomicVision")
     file = upgraded(FieldSpec(runs=5, text_models=("Nomic",), vision_models=("NomicVision",), duplicates=0.3))
     with opened(file.path) as connection:
@@ -592,15 +592,15 @@ def test_import_takes_it_back(upgraded: MakeFile, tmp_path: Path, suffix: str) -
         connection.execute("UPDATE invocation SET output_text = NULL WHERE id = ?", texts[3])
         connection.execute("UPDATE invocation SET output_text = '' WHERE id = ?", texts[4])
     copy = copy_by_files(file.database, models, tmp_path / "files", suffix)
-    found = stored_rows(copy, models)
-    assert found == stored_rows(file.database, models)
-    kinds = {(row[4], row[6] is None, row[7]) for row in found}
+    rows = stored_rows(copy, models)
+    assert rows == stored_rows(file.database, models)
+    kinds = {(row[4], row[6] is None, row[7]) for row in rows}
     assert kinds == {
         *(("TEXT", False, "Nomic"), ("TEXT", True, "Nomic"), ("IMAGE", True, "NomicVision")),
     }
 
 
-def test_import_takes_back_the_sample_and_a_real_file(tmp_path: Path) -> None:
+def test_exports_of_the_sample_and_of_a_real_file_can_be_imported(tmp_path: Path) -> None:
     sample = open_database(tmp_path / "sample.sqlite", create=True)
     import_embeddings(sample_files(), sample)
     databases = {"sample": (sample, ("LSA", "MiniLM"))}

@@ -1,4 +1,4 @@
-"""Files of other formats are named for what they are, whatever their names end in."""
+"""Test that files of other formats are refused by their format, whatever their names end in."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ OTHER = {
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is a PNG image"),
     "PDF": (b"%PDF-1.7\n" + bytes(100), "is a PDF"),
     "encrypted Parquet": (b"PARE" + bytes(100), "is Parquet with an encrypted footer"),
-    "JSON list": (b'[{"text": "a", "vector": [1.0, 0.0]}]', "is JSON that is not one object a line"),
+    "JSON list": (b'[{"text": "a", "vector": [1.0, 0.0]}]', "is JSON that is not one object per line"),
     "JSON over lines": (json.dumps({"text": ["a"]}, indent=2).encode(), "is JSON that is not one object"),
     "UTF-16": ("text,vector\n".encode("utf-16"), "is text that is not UTF-8"),
     "Latin-1": ("text,vector\né,1 2\n".encode("latin-1"), "is text that is not UTF-8"),
@@ -121,7 +121,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_files_of_other_formats_are_named_for_what_they_are(tmp_path: Path, name: str) -> None:
+def test_files_of_other_formats_are_refused_by_their_format(tmp_path: Path, name: str) -> None:
     content, message = OTHER[name]
     (tmp_path / "a.parquet").write_bytes(content)
     for read in (open_arrow_file, EmbeddingFile):
@@ -130,7 +130,7 @@ def test_files_of_other_formats_are_named_for_what_they_are(tmp_path: Path, name
         assert str(caught.value).count(". ") <= 2
 
 
-def test_databases_and_old_formats_are_named_for_what_they_are(tmp_path: Path) -> None:
+def test_databases_and_old_formats_are_refused_by_their_format(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     for content, message in (
         (sqlite(tmp_path), "is an SQLite database"),
@@ -143,7 +143,7 @@ def test_databases_and_old_formats_are_named_for_what_they_are(tmp_path: Path) -
             EmbeddingFile(path)
 
 
-def test_formats_that_a_dump_has_not_are_named(tmp_path: Path) -> None:
+def test_formats_that_dumps_do_not_have_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.eye(2))
     (tmp_path / "a.csv").write_text("text,vector\na,1 2\n")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
@@ -174,7 +174,7 @@ def test_a_stream_of_an_old_version_is_read(tmp_path: Path) -> None:
     assert batch.texts == ["a", "b"]
 
 
-def test_every_format_that_is_read_is_told(tmp_path: Path) -> None:
+def test_messages_list_every_supported_format(tmp_path: Path) -> None:
     path = tmp_path / "a"
     long_line = json.dumps({"text": "a", "vector": [0.123456789] * 20_000}).encode() + b"\n"
     cut_character = ("x" * ((1 << 16) - len("text,vector\n") - 1) + "é").encode()

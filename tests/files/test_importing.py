@@ -1,4 +1,4 @@
-"""Files of embeddings become runs, invocations and embeddings; twice is once, and errors name the row."""
+"""Test imports: runs, invocations and embeddings are added once, and errors name rows."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def database(tmp_path: Path) -> Database:
 
 
 def columns(n_rows: int = 6, width: int = 4, **changed: Any) -> dict[str, Any]:
-    """Two runs of captions, as they come out of a network of two models."""
+    """Return columns of two runs of captions from a network of two models."""
     half = -(-n_rows // 2)
-    made: dict[str, Any] = {
+    column_by_name: dict[str, Any] = {
         "run": ["first"] * half + ["second"] * (n_rows - half),
         "sequence_number": [2 * (row % half) + 1 for row in range(n_rows)],
         "text": [f"text {row}" for row in range(n_rows)],
@@ -50,8 +50,8 @@ def columns(n_rows: int = 6, width: int = 4, **changed: Any) -> dict[str, Any]:
         "initial_prompt": ["a pear"] * n_rows,
         "seed": [42] * n_rows,
     }
-    made |= changed
-    return {name: column for name, column in made.items() if column is not None}
+    column_by_name |= changed
+    return {name: column for name, column in column_by_name.items() if column is not None}
 
 
 def vectors(n_rows: int, width: int = 4, kind: Any = np.float32) -> pa.Array:
@@ -63,8 +63,8 @@ def ragged(*rows: Any, kind: pa.DataType | None = None) -> pa.Array:
     return pa.array([None if row is None else list(row) for row in rows], pa.list_(kind or pa.float32()))
 
 
-def write(path: Path, made: dict[str, Any]) -> Path:
-    pq.write_table(pa.table(made), path)
+def write(path: Path, column_by_name: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(column_by_name), path)
     return path
 
 
@@ -87,8 +87,8 @@ def expected_id(*parts: Any) -> str:
 
 
 def test_a_file_becomes_runs_invocations_and_embeddings(tmp_path: Path, database: Database) -> None:
-    made = columns()
-    summary = import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    data = columns()
+    summary = import_embeddings([write(tmp_path / "a.parquet", data)], database)
 
     assert (summary.n_rows, summary.n_new_embeddings, summary.n_new_invocations) == (6, 6, 6)
     assert (summary.n_new_runs, summary.models, summary.n_present) == (2, ("Model",), 0)
@@ -101,7 +101,7 @@ def test_a_file_becomes_runs_invocations_and_embeddings(tmp_path: Path, database
     stored = rows(database, f"SELECT * FROM invocation WHERE id = '{invocation}'")
     assert stored == [(invocation, None, None, "BLIP2", "TEXT", 42, run, 3, None, "text 1", None)]
     stored = rows(database, f"SELECT * FROM embedding WHERE id = '{embedding}'")
-    vector = np.array(made["vector"][1].as_py(), dtype="<f4").tobytes()
+    vector = np.array(data["vector"][1].as_py(), dtype="<f4").tobytes()
     assert stored == [(embedding, None, None, invocation, "Model", vector)]
     ((identity, networks, seeds, prompts, models, length, *times),) = rows(
         database, "SELECT * FROM experimentconfig"
@@ -111,10 +111,12 @@ def test_a_file_becomes_runs_invocations_and_embeddings(tmp_path: Path, database
     assert (seeds, prompts, models, length, times) == ("[42]", '["a pear"]', '["Model"]', 6, [None, None])
 
 
-def test_the_model_of_an_invocation_is_the_networks_at_its_place(tmp_path: Path, database: Database) -> None:
+def test_the_model_of_an_invocation_follows_its_position_in_the_network(
+    tmp_path: Path, database: Database
+) -> None:
     networks = [["A", "B", "C"]] * 3 + [None] * 3
-    made = columns(network=networks, sequence_number=[0, 4, 8] * 2)
-    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    data = columns(network=networks, sequence_number=[0, 4, 8] * 2)
+    import_embeddings([write(tmp_path / "a.parquet", data)], database)
     stored = rows(database, "SELECT model FROM invocation ORDER BY output_text")
     assert [model for (model,) in stored] == ["A", "B", "C", "imported", "imported", "imported"]
 
@@ -131,7 +133,7 @@ def test_the_sample_imports(database: Database) -> None:
     assert rows(database, "SELECT DISTINCT max_length FROM run") == [(100,)]
 
 
-def test_texts_come_back_as_they_were(tmp_path: Path, database: Database) -> None:
+def test_texts_are_stored_unchanged(tmp_path: Path, database: Database) -> None:
     texts = ["", "  ", "two\nlines", "=1+1", "風船 🎈", "x" * 3000]
     import_embeddings([write(tmp_path / "a.parquet", columns(text=texts))], database)
     assert {text for (text,) in rows(database, "SELECT output_text FROM invocation")} == set(texts)
@@ -166,33 +168,33 @@ def write_stream(table: pa.Table, path: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", [write_feather, write_stream])
-def test_formats_are_told_by_content_and_give_the_same_database(
+def test_formats_are_recognised_by_content_and_give_the_same_database(
     tmp_path: Path, database: Database, writer: Callable[[pa.Table, Path], None]
 ) -> None:
-    made = columns(9)
-    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    data = columns(9)
+    import_embeddings([write(tmp_path / "a.parquet", data)], database)
     before = count(database)
-    writer(pa.table(made | {"unknown": [None] * 9}), tmp_path / "b.dat")
+    writer(pa.table(data | {"unknown": [None] * 9}), tmp_path / "b.dat")
     assert import_embeddings([tmp_path / "b.dat"], database).n_present == 9
     assert count(database) == before
 
 
 @pytest.mark.parametrize("batch_rows", [1, 3, 4096])
-def test_batches_change_nothing(
+def test_the_batch_size_does_not_matter(
     tmp_path: Path, database: Database, batch_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two models in one file, and neither runs nor sequence numbers: everything depends on the order.
     texts = [f"text {row % 5}" for row in range(10)]
     models = ["A"] * 5 + ["B"] * 5
-    made = {"text": texts, "embedding_model": models, "vector": vectors(10)}
-    path = write(tmp_path / "a.parquet", made)
+    data = {"text": texts, "embedding_model": models, "vector": vectors(10)}
+    path = write(tmp_path / "a.parquet", data)
     import_embeddings([path], database)
     monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([path], other)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([path], other_database)
     assert database.path is not None
-    assert other.path is not None
-    assert snapshot(other.path) == snapshot(database.path)
+    assert other_database.path is not None
+    assert snapshot(other_database.path) == snapshot(database.path)
     assert count(database) == (1, 1, 5, 10)
 
 
@@ -210,12 +212,12 @@ def test_importing_again_adds_nothing_and_says_so(tmp_path: Path, database: Data
     assert snapshot(database.path) == before
 
 
-def test_a_file_that_has_grown_adds_what_is_new(tmp_path: Path, database: Database) -> None:
-    made = columns(8)
-    first = import_embeddings([write(tmp_path / "a.parquet", columns(8) | made)], database)
-    longer = {name: pa.concat_arrays([_array(column), _array(column)[:2]]) for name, column in made.items()}
-    longer["sequence_number"] = pa.array([*made["sequence_number"], 9, 11])
-    longer["text"] = pa.array([*made["text"], "later", "latest"])
+def test_a_file_that_has_grown_adds_its_new_rows(tmp_path: Path, database: Database) -> None:
+    data = columns(8)
+    first = import_embeddings([write(tmp_path / "a.parquet", columns(8) | data)], database)
+    longer = {name: pa.concat_arrays([_array(column), _array(column)[:2]]) for name, column in data.items()}
+    longer["sequence_number"] = pa.array([*data["sequence_number"], 9, 11])
+    longer["text"] = pa.array([*data["text"], "later", "latest"])
     second = import_embeddings([write(tmp_path / "b.parquet", longer)], database)
     assert (second.n_new_embeddings, second.n_new_invocations, second.n_new_runs) == (2, 2, 0)
     assert second.experiment_id is None
@@ -230,15 +232,15 @@ def _array(column: Any) -> pa.Array:
 
 def test_two_models_of_the_same_texts_share_invocations(tmp_path: Path, database: Database) -> None:
     first = import_embeddings([write(tmp_path / "a.parquet", columns())], database)
-    made = columns(embedding_model=["Other"] * 6, vector=vectors(6, 9))
-    second = import_embeddings([write(tmp_path / "b.parquet", made)], database)
+    data = columns(embedding_model=["Other"] * 6, vector=vectors(6, 9))
+    second = import_embeddings([write(tmp_path / "b.parquet", data)], database)
     assert count(database) == (1, 2, 6, 12)
     assert (second.n_new_invocations, second.n_new_embeddings) == (0, 6)
     assert first.experiment_id is not None
     assert rows(database, "SELECT embedding_models FROM experimentconfig") == [('["Model", "Other"]',)]
 
 
-def test_without_runs_the_content_is_the_run(tmp_path: Path, database: Database) -> None:
+def test_without_runs_the_content_identifies_the_run(tmp_path: Path, database: Database) -> None:
     texts = [f"text {row}" for row in range(5)]
     for model in ("A", "B"):
         path = write(tmp_path / f"{model}.parquet", {"text": texts, "vector": vectors(5)})
@@ -251,29 +253,29 @@ def test_without_runs_the_content_is_the_run(tmp_path: Path, database: Database)
         ('["imported"]', -1, "", 5)
     ]
     # Another order of the texts is another run, and so is another cut between them.
-    for name, other in (("c", texts[::-1]), ("d", ["text 0text 1", "", *texts[2:]])):
-        path = write(tmp_path / f"{name}.parquet", {"text": other, "vector": vectors(5)})
+    for name, other_texts in (("c", texts[::-1]), ("d", ["text 0text 1", "", *texts[2:]])):
+        path = write(tmp_path / f"{name}.parquet", {"text": other_texts, "vector": vectors(5)})
         import_embeddings([path], database, model="A")
     assert count(database) == (3, 3, 15, 20)
 
 
 def test_without_sequence_numbers_rows_are_numbered_per_run(tmp_path: Path, database: Database) -> None:
-    made = columns(run=["x", "y", "x", "y", "x", "x"], sequence_number=None)
-    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    data = columns(run=["x", "y", "x", "y", "x", "x"], sequence_number=None)
+    import_embeddings([write(tmp_path / "a.parquet", data)], database)
     stored = rows(database, "SELECT output_text, sequence_number FROM invocation ORDER BY output_text")
     assert [number for _, number in stored] == [0, 0, 1, 1, 2, 3]
 
 
 def test_every_part_of_the_key_makes_another_run(tmp_path: Path, database: Database) -> None:
     networks = [["A", "B"], ["AB"], ["A", "B"], ["A", "B"], ["A", "B"], ["A"]]
-    made = columns(
+    data = columns(
         run=["r", "r", "r", "r", "s", "r"],
         network=networks,
         seed=[1, 1, 2, 1, 1, 1],
         initial_prompt=["p", "p", "p", "q", "p", "p"],
         sequence_number=[0] * 6,
     )
-    summary = import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    summary = import_embeddings([write(tmp_path / "a.parquet", data)], database)
     assert summary.n_new_runs == 6
     stored = rows(
         database, "SELECT network FROM run r JOIN invocation i ON run_id = r.id ORDER BY output_text"
@@ -306,17 +308,15 @@ def test_integer_runs_and_dictionary_columns(tmp_path: Path, database: Database)
     assert import_embeddings([tmp_path / "b.feather"], database).n_present == 6
 
 
-def test_files_that_were_exported_name_runs_and_networks_in_their_way(
-    tmp_path: Path, database: Database
-) -> None:
+def test_exported_columns_of_runs_and_networks_are_recognised(tmp_path: Path, database: Database) -> None:
     networks = [["A", "B"], ["風", 'a "b"'], [], None, ["A", "B"], ["A"]]
     plain = columns(run=["r", "s", "t", "u", "r", "v"], network=networks)
     import_embeddings([write(tmp_path / "a.parquet", plain)], database)
     texts = [None if network is None else json.dumps(network) for network in networks]
     texts[4] = '["A","B"]'
     called = {name: column for name, column in plain.items() if name != "run"} | {"run_id": plain["run"]}
-    for name, made in {"b": called | {"network": texts}, "c": plain | {"run_id": ["other"] * 6}}.items():
-        summary = import_embeddings([write(tmp_path / f"{name}.parquet", made)], database)
+    for name, data in {"b": called | {"network": texts}, "c": plain | {"run_id": ["other"] * 6}}.items():
+        summary = import_embeddings([write(tmp_path / f"{name}.parquet", data)], database)
         assert (summary.n_present, summary.n_new_runs) == (6, 0)
     stored = rows(
         database, "SELECT network FROM run r JOIN invocation i ON run_id = r.id ORDER BY output_text"
@@ -324,13 +324,13 @@ def test_files_that_were_exported_name_runs_and_networks_in_their_way(
     assert [json.loads(network) for (network,) in stored] == [network or ["imported"] for network in networks]
 
 
-def test_strings_written_as_views_are_divided_by_model(tmp_path: Path, database: Database) -> None:
-    made = columns(embedding_model=["A", "B"] * 3)
+def test_string_views_are_split_by_model(tmp_path: Path, database: Database) -> None:
+    data = columns(embedding_model=["A", "B"] * 3)
     names = ("text", "embedding_model", "initial_prompt", "run")
-    views = {name: pa.array(made[name], pa.string_view()) for name in names}
-    pyarrow.feather.write_feather(pa.table(made | views), tmp_path / "a.feather", compression="lz4")
+    views = {name: pa.array(data[name], pa.string_view()) for name in names}
+    pyarrow.feather.write_feather(pa.table(data | views), tmp_path / "a.feather", compression="lz4")
     assert import_embeddings([tmp_path / "a.feather"], database).models == ("A", "B")
-    assert import_embeddings([write(tmp_path / "b.parquet", made)], database).n_present == 6
+    assert import_embeddings([write(tmp_path / "b.parquet", data)], database).n_present == 6
 
 
 def test_missing_values_of_optional_columns_count_as_unknown(tmp_path: Path, database: Database) -> None:
@@ -377,9 +377,7 @@ def times_of_imported(database: Database) -> set[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("migrated", [False, True])
 @pytest.mark.parametrize("layout", [0, 1, 2, 3])
-def test_a_time_that_is_not_known_stands_before_all_others(
-    tmp_path: Path, layout: Any, migrated: bool
-) -> None:
+def test_an_unknown_time_sorts_before_all_others(tmp_path: Path, layout: Any, migrated: bool) -> None:
     spec = FieldSpec(layout=layout, migrated=migrated, times_required=True)
     database = open_database(write_field_file(tmp_path / "field.sqlite", spec).path)
     upgrade(database)
@@ -389,8 +387,8 @@ def test_a_time_that_is_not_known_stands_before_all_others(
     assert times_of_imported(database) == {(unknown, unknown), (None, None)}
     assert import_embeddings([tmp_path / "a.parquet"], database).n_present == 6
     with database.session() as session:
-        found = session.scalars(sa.select(Invocation).where(Invocation.output_text == "text 0")).one()
-        assert found.started_at == UNKNOWN_TIME
+        invocation = session.scalars(sa.select(Invocation).where(Invocation.output_text == "text 0")).one()
+        assert invocation.started_at == UNKNOWN_TIME
 
 
 # --------------------------------------------------------------------------- what is refused
@@ -508,23 +506,23 @@ def test_row_numbers_count_over_batches(
 
 
 def test_another_text_under_the_same_key_is_an_error(tmp_path: Path, database: Database) -> None:
-    made = columns()
-    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    data = columns()
+    import_embeddings([write(tmp_path / "a.parquet", data)], database)
     assert database.path is not None
     before = snapshot(database.path)
-    made["text"] = [*made["text"][:4], "another", made["text"][5]]
+    data["text"] = [*data["text"][:4], "another", data["text"][5]]
     with pytest.raises(BadInput, match=r"b\.parquet, row 4 .*run second, sequence number 3.*another text"):
-        import_embeddings([write(tmp_path / "b.parquet", made)], database)
+        import_embeddings([write(tmp_path / "b.parquet", data)], database)
     assert snapshot(database.path) == before
 
 
 def test_other_vectors_under_the_same_keys_change_nothing(tmp_path: Path, database: Database) -> None:
-    made = columns()
-    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    data = columns()
+    import_embeddings([write(tmp_path / "a.parquet", data)], database)
     assert database.path is not None
     before = snapshot(database.path)
-    made["vector"] = pa.concat_arrays([made["vector"][:2], vectors(4)])
-    summary = import_embeddings([write(tmp_path / "b.parquet", made)], database)
+    data["vector"] = pa.concat_arrays([data["vector"][:2], vectors(4)])
+    summary = import_embeddings([write(tmp_path / "b.parquet", data)], database)
     assert (summary.n_present, summary.n_differing, summary.n_new_embeddings) == (6, 4, 0)
     assert snapshot(database.path) == before
 
@@ -540,19 +538,21 @@ def test_the_same_key_twice_in_one_file(tmp_path: Path, database: Database) -> N
     assert (summary.n_new_embeddings, summary.n_present, summary.n_differing) == (1, 1, 1)
 
 
-def test_a_model_has_one_dimension_in_all_files_and_the_database(tmp_path: Path, database: Database) -> None:
+def test_a_second_dimension_of_a_model_is_refused(tmp_path: Path, database: Database) -> None:
     first = write(tmp_path / "a.parquet", columns(width=4))
-    other = write(tmp_path / "b.parquet", columns(width=5, run=["third"] * 6, sequence_number=[*range(6)]))
+    other_path = write(
+        tmp_path / "b.parquet", columns(width=5, run=["third"] * 6, sequence_number=[*range(6)])
+    )
     message = r"b\.parquet, row 0 .*the vector has 5 dimensions, those of Model before it have 4"
     with pytest.raises(BadInput, match=message):
-        import_embeddings([first, other], database)
+        import_embeddings([first, other_path], database)
     assert count(database) == (0, 0, 0, 0)
     import_embeddings([first], database)
     with pytest.raises(BadInput, match=message):
-        import_embeddings([other], database)
+        import_embeddings([other_path], database)
 
 
-def test_the_model_is_named_once(tmp_path: Path, database: Database) -> None:
+def test_the_model_is_given_by_column_or_option_but_not_both(tmp_path: Path, database: Database) -> None:
     path = write(tmp_path / "a.parquet", columns())
     with pytest.raises(WrongUsage, match="column embedding_model says Model, but model Other was requested"):
         import_embeddings([path], database, model="Other")
@@ -566,7 +566,7 @@ def test_the_model_is_named_once(tmp_path: Path, database: Database) -> None:
         import_embeddings([path], database)
 
 
-def test_files_that_are_none(tmp_path: Path, database: Database) -> None:
+def test_files_of_no_supported_format_are_refused(tmp_path: Path, database: Database) -> None:
     with pytest.raises(MissingPath, match=r"no file .*nowhere\.parquet"):
         import_embeddings([tmp_path / "nowhere.parquet"], database)
     with pytest.raises(MissingPath, match="is a folder"):
@@ -617,7 +617,7 @@ import_embeddings(sys.argv[2:], open_database(sys.argv[1]))
     ("statement", "times"),
     [("INSERT INTO embedding", 1), ("UPDATE run", 1)],
 )
-def test_killed_in_the_middle_the_database_is_as_it_was(
+def test_a_killed_import_leaves_the_database_unchanged(
     tmp_path: Path, database: Database, statement: str, times: int
 ) -> None:
     import_embeddings([write(tmp_path / "a.parquet", columns())], database)
@@ -630,7 +630,7 @@ def test_killed_in_the_middle_the_database_is_as_it_was(
     assert import_embeddings(sample_files()[:1], database).n_new_embeddings == 2400
 
 
-def test_a_full_disk_leaves_the_database_as_it_was(
+def test_a_full_disk_leaves_the_database_unchanged(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from panic_tda.storage import connections

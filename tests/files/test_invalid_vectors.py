@@ -1,4 +1,4 @@
-"""A row without a usable vector costs only its row where asked for; vectors that differ are counted."""
+"""Test that `--skip-invalid` leaves out only rows without a usable vector."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def database(tmp_path: Path) -> Database:
 
 
 def six(**changed: Any) -> list[Any]:
-    """Return six vectors, of which some are others."""
+    """Return six vectors, some of them replaced."""
     return [changed.get(f"at{row}", [1.0, row]) for row in range(6)]
 
 
@@ -66,7 +66,7 @@ def vectors_by_text(database: Database, model: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("place", [0, 2, 5])
 @pytest.mark.parametrize("batch_rows", [2, 8192])
-def test_a_bad_row_costs_its_row_and_keeps_its_place(
+def test_an_invalid_row_is_left_out_and_keeps_its_number(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, bad: Any, place: int, batch_rows: int
 ) -> None:
     if bad is not None and len(bad) not in (0, 2) and batch_rows == 2:
@@ -87,7 +87,7 @@ def test_a_bad_row_costs_its_row_and_keeps_its_place(
     assert vectors_by_text(database, "B") == {f"t{row}": [1, row] for row in range(6) if row != place}
 
 
-def test_the_text_of_a_bad_row_is_met_by_the_next_model(tmp_path: Path, database: Database) -> None:
+def test_the_next_model_reuses_the_text_of_an_invalid_row(tmp_path: Path, database: Database) -> None:
     path = file_of(tmp_path / "b.parquet", six(at0=None, at3=[0, 0]))
     import_embeddings([path], database, model="B", skip_invalid=True)
     assert count(database) == (1, 1, 6, 4)
@@ -108,7 +108,9 @@ def test_the_text_of_a_bad_row_is_met_by_the_next_model(tmp_path: Path, database
     ],
     ids=str,
 )
-def test_vectors_of_every_type(tmp_path: Path, database: Database, kind: pa.DataType) -> None:
+def test_invalid_vectors_of_every_type_are_left_out(
+    tmp_path: Path, database: Database, kind: pa.DataType
+) -> None:
     bad = [None, [np.float16(NAN), np.float16(1)], [np.float16(0)] * 2, [None, np.float16(1)]]
     good = [[np.float16(1), np.float16(row)] for row in range(2)]
     path = write(tmp_path / "a.parquet", {"text": TEXTS, "vector": pa.array([*bad, *good], kind)})
@@ -117,7 +119,7 @@ def test_vectors_of_every_type(tmp_path: Path, database: Database, kind: pa.Data
     assert vectors_by_text(database, "M") == {"t4": [1, 0], "t5": [1, 1]}
 
 
-def test_several_models_and_runs_in_one_file(tmp_path: Path, database: Database) -> None:
+def test_invalid_rows_of_several_models_and_runs_are_left_out(tmp_path: Path, database: Database) -> None:
     columns = {
         "embedding_model": ["A", "B"] * 3,
         "run": ["x", "x", "x", "x", "y", "y"],
@@ -130,11 +132,11 @@ def test_several_models_and_runs_in_one_file(tmp_path: Path, database: Database)
     assert rows(database, placed) == [(0, "a"), (1, "b"), (0, "c")]
 
 
-def test_a_file_of_other_dimensions_is_refused_all_the_same(tmp_path: Path, database: Database) -> None:
+def test_a_file_of_other_dimensions_is_refused_anyway(tmp_path: Path, database: Database) -> None:
     import_embeddings([file_of(tmp_path / "a.parquet", six())], database, model="M")
-    other = write(tmp_path / "b.parquet", {"text": ["x", "y"], "vector": ragged([1, 2, 3], [3, 2, 1])})
+    other_path = write(tmp_path / "b.parquet", {"text": ["x", "y"], "vector": ragged([1, 2, 3], [3, 2, 1])})
     with pytest.raises(BadInput, match="the vector has 3 dimensions, those of M before it have 2"):
-        import_embeddings([other], database, model="M", skip_invalid=True)
+        import_embeddings([other_path], database, model="M", skip_invalid=True)
 
 
 def test_rows_whose_majority_has_another_length_are_refused(
@@ -153,7 +155,7 @@ def test_lengths_that_are_equally_common_are_refused(tmp_path: Path, database: D
         import_embeddings([path], database, model="M", skip_invalid=True)
 
 
-def test_where_all_are_bad_the_texts_are_there(tmp_path: Path, database: Database) -> None:
+def test_texts_are_stored_even_if_all_vectors_are_invalid(tmp_path: Path, database: Database) -> None:
     path = file_of(tmp_path / "a.parquet", [None] * 6)
     summary = import_embeddings([path], database, model="M", skip_invalid=True)
     assert (summary.n_new_embeddings, summary.left_out.invalid_vectors, summary.models) == (0, 6, ())
@@ -188,7 +190,7 @@ def test_the_log_names_the_first_and_the_command_counts_all(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("batch_rows", [40, 8192])
 @pytest.mark.parametrize("form", ["dump", "database"])
-def test_dumps_and_databases_of_the_pipeline(
+def test_invalid_rows_of_dumps_and_pipeline_databases_are_left_out(
     tmp_path: Path,
     database: Database,
     caplog: pytest.LogCaptureFixture,
@@ -222,7 +224,7 @@ def test_dumps_and_databases_of_the_pipeline(
 # --------------------------------------------------------------------------- the same text embedded again
 
 
-def test_what_is_stored_stays_and_new_rows_go_in(
+def test_stored_rows_stay_and_new_rows_are_added(
     tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = np.array([[0.6, 0.8], [0.8, 0.6]], np.float32)
@@ -244,7 +246,7 @@ def test_what_is_stored_stays_and_new_rows_go_in(
     assert "another name" not in caplog.text
 
 
-def test_vectors_of_another_model_under_the_name_are_said_to_be(
+def test_vectors_of_another_model_under_the_same_name_are_reported(
     tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = {"run": ["r"] * 6}
@@ -259,12 +261,14 @@ def test_vectors_of_another_model_under_the_name_are_said_to_be(
     assert vectors_by_text(database, "M")["t0"] == [1, 0]
 
 
-def test_another_text_at_the_place_is_refused_with_what_helps(tmp_path: Path, database: Database) -> None:
+def test_another_text_under_the_same_key_is_refused_with_the_remedy(
+    tmp_path: Path, database: Database
+) -> None:
     run = {"run": ["r"] * 6}
     import_embeddings([file_of(tmp_path / "one.parquet", six(), **run)], database, model="M")
     path = write(tmp_path / "two.parquet", {"text": ["u0"], "run": ["r"], "vector": ragged([1, 0])})
     problem = (
-        "another text is stored at this place; give this one another sequence number, or its run another"
+        "another text is stored for this step; give this one another sequence number, or its run another"
     )
     with pytest.raises(BadInput, match=f"row 0 .*sequence number 0, model M: {problem} name"):
         import_embeddings([path], database, model="M")
@@ -280,7 +284,7 @@ def test_an_output_without_a_text_needs_a_type(tmp_path: Path, database: Databas
     for types, problem in {
         ("text", None, "image"): r"row 1 .*output_type is missing \(null\)",
         ("text", "sound", "image"): r"row 1 .*output_type must be text or image; got 'sound'",
-        ("image", "text", "image"): "row 0 .*output_type is image, and an image has no text; got one",
+        ("image", "text", "image"): "row 0 .*output_type is image, but the row has a text",
     }.items():
         path = write(tmp_path / "a.parquet", columns | {"output_type": list(types)})
         with pytest.raises(BadInput, match=problem):
@@ -306,7 +310,7 @@ def test_without_a_text_another_vector_is_the_same_output_only_in_a_named_run(
         assert import_embeddings([file("b.parquet", 1.5)], database, model="M").n_differing == 1
     else:
         with pytest.raises(
-            BadInput, match="another vector is stored at this place, and no text tells whether"
+            BadInput, match="another vector is stored for this step, and no text tells whether"
         ):
             import_embeddings([file("b.parquet", 1.5)], database, model="M")
     assert count(database) == (1, 1, 2, 2)

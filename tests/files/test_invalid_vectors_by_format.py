@@ -1,4 +1,4 @@
-"""`--skip-invalid` leaves out the same rows whatever the format and the type of the vectors."""
+"""Test that `--skip-invalid` leaves out the same rows for every format and type of vectors."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ CASES: dict[str, tuple[str, Any, list[Any], dict[int, Any]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("no_text", [False, True])
-def test_every_format_and_type(tmp_path: Path, database: Database, name: str, no_text: bool) -> None:
+def test_every_format_and_type_leaves_out_invalid_vectors(
+    tmp_path: Path, database: Database, name: str, no_text: bool
+) -> None:
     file, write_vectors, good, bad = CASES[name]
     write_vectors(tmp_path / file, [bad[row] if row in bad else good[row] for row in range(6)])
     columns = Columns(no_text=no_text)
@@ -112,7 +114,9 @@ def test_every_format_and_type(tmp_path: Path, database: Database, name: str, no
 
 
 @pytest.mark.parametrize("texts", [["--no-text"], ["--texts", "~/t.txt"]], ids=["no texts", "texts"])
-def test_an_array_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
+def test_an_array_leaves_out_invalid_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     np.save(tmp_path / "a.npy", np.array([[NAN, 1.0], *GOOD[1:]]))
     (tmp_path / "t.txt").write_text("\n".join(TEXTS))
@@ -125,7 +129,7 @@ def test_an_array_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, te
     assert summary["left_out"]["invalid_vectors"] == 1
 
 
-def test_a_cell_that_holds_no_numbers_is_refused_all_the_same(tmp_path: Path, database: Database) -> None:
+def test_a_cell_without_numbers_is_refused_anyway(tmp_path: Path, database: Database) -> None:
     (tmp_path / "a.csv").write_text("text\tvector\na\t[1, 2]\nb\t[1, x]\n")
     with pytest.raises(BadInput, match=r"row 1 .*vector must be a list of numbers.*got '\[1, x\]'"):
         import_embeddings([tmp_path / "a.csv"], database, model="M", skip_invalid=True)

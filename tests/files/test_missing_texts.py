@@ -1,4 +1,4 @@
-"""Outputs without a text: where a text may be missing, what such rows say, and what they are known by."""
+"""Test outputs without a text: where texts may be missing, and how such rows are identified."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def database(tmp_path: Path) -> Database:
 
 
 def write_format(path: Path, columns: dict[str, list[Any]]) -> Path:
-    """Write columns in the format that the name of the file says."""
+    """Write columns in the format of the file's ending."""
     if path.suffix == ".ndjson":
         lines = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -76,14 +76,14 @@ def test_images_have_no_text_in_any_format(
         (("text", "a"), ("text", None), None),
         (("text", None), ("text", None), None),
         (("image", None), ("image", None), None),
-        (("text", "a"), ("text", "b"), "another text is stored at this place"),
-        (("text", None), ("text", "b"), "an output without a text is stored at this place"),
-        (("text", "a"), ("image", None), "an output of type text is stored at this place, not image"),
-        (("text", None), ("image", None), "an output of type text is stored at this place, not image"),
-        (("image", None), ("text", None), "an output of type image is stored at this place, not text"),
+        (("text", "a"), ("text", "b"), "another text is stored for this step"),
+        (("text", None), ("text", "b"), "an output without a text is stored for this step"),
+        (("text", "a"), ("image", None), "an output of type text is stored for this step, not image"),
+        (("text", None), ("image", None), "an output of type text is stored for this step, not image"),
+        (("image", None), ("text", None), "an output of type image is stored for this step, not text"),
     ],
 )
-def test_what_may_be_the_same_output(
+def test_equal_outputs_without_a_text_are_recognised(
     tmp_path: Path,
     database: Database,
     stored: tuple[str, str | None],
@@ -108,7 +108,7 @@ def test_what_may_be_the_same_output(
 
 @pytest.mark.parametrize("why", ["--no-text", "output_type"])
 @pytest.mark.parametrize("batch_rows", [2, 8192])
-def test_files_without_any_text_are_known_by_their_first_usable_vector(
+def test_files_without_texts_are_identified_by_their_first_usable_vector(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, why: str, batch_rows: int
 ) -> None:
     monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
@@ -132,7 +132,7 @@ def test_files_without_any_text_are_known_by_their_first_usable_vector(
     assert add(*first, None, [5, 6]) == (0, 2, 1)
     assert add(None, [0, 0], [1, 3], [3, 4]) == (1, 4, 2)
     assert add(None, None) == (1, 2, 0)
-    with pytest.raises(BadInput, match=r"row 3 .*another vector is stored at this place, and no text tells"):
+    with pytest.raises(BadInput, match=r"row 3 .*another vector is stored for this step, and no text tells"):
         add(None, [0, 0], [1, 2], [4, 4])
 
 

@@ -1,4 +1,4 @@
-"""A file without a column `run` is the run that it was, however it has grown; what differs is another run."""
+"""Test how runs of files without a column `run` are identified as the files grow."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def count(database: Database) -> tuple[int, ...]:
 
 
 def former_name(texts: list[str], numbers: list[int] | None = None) -> str:
-    """Hash a whole file as the versions did that knew a run by all rows of its file."""
+    """Return the run name of earlier versions: a hash of all rows of the file."""
     encoded = [text.encode() for text in texts]
     parts = (
         np.array([len(text) for text in encoded], dtype="<i8").tobytes(),
@@ -63,7 +63,7 @@ def former_name(texts: list[str], numbers: list[int] | None = None) -> str:
 
 
 def import_as_before(path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Import under the former name; a name is all that has changed since."""
+    """Import a file as earlier versions did, under the former name of its run."""
     table = pq.read_table(path)
     numbers = table["sequence_number"].to_pylist() if "sequence_number" in table.column_names else None
     name = former_name(table["text"].to_pylist(), numbers)
@@ -72,7 +72,7 @@ def import_as_before(path: Path, database: Database, monkeypatch: pytest.MonkeyP
         import_embeddings([path], database, model="A")
 
 
-def test_the_former_name_is_what_it_was() -> None:
+def test_the_former_name_of_a_run_has_not_changed() -> None:
     # Written down from the code that made it.
     assert former_name(["a", "bc", ""]) == "824e3690efcaf7b1cd727c70f316877d6a212acb16f5ebedb2833f3e43ae212a"
 
@@ -91,7 +91,7 @@ def test_a_grown_file_adds_its_new_rows_only(tmp_path: Path, database: Database)
 
 
 @pytest.mark.parametrize("lengths", [(100, 300, 200, 300), (200, 100, 100, 300), (300, 100, 300, 200)])
-def test_models_meet_however_far_each_has_come(
+def test_models_of_one_run_share_invocations_at_any_progress(
     tmp_path: Path, database: Database, lengths: tuple[int, ...]
 ) -> None:
     for length, model in zip(lengths, "ABAB", strict=True):
@@ -99,7 +99,7 @@ def test_models_meet_however_far_each_has_come(
     assert count(database) == (1, 300, max(lengths[::2]) + max(lengths[1::2]))
 
 
-def test_the_former_name_is_known_again(
+def test_a_run_is_recognised_by_its_former_name(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import_as_before(write(tmp_path, TEXTS[:200]), database, monkeypatch)
@@ -112,7 +112,7 @@ def test_the_former_name_is_known_again(
     assert count(database) == (1, 300, 600)
 
 
-def test_what_was_imported_twice_is_not_imported_again(
+def test_a_file_imported_twice_adds_nothing(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for length in (200, 300):
@@ -163,7 +163,7 @@ def test_another_order_is_another_run_unless_rows_are_numbered(tmp_path: Path, d
     assert count(database) == (2, 600, 600)
 
 
-def test_models_of_one_file_meet_those_of_others(tmp_path: Path, database: Database) -> None:
+def test_models_of_several_files_share_invocations(tmp_path: Path, database: Database) -> None:
     beginning_alike = [*TEXTS[:2], "something else"]
     import_embeddings([write(tmp_path, beginning_alike)], database, model="A")
     import_embeddings([write(tmp_path, TEXTS[:200])], database, model="A")
@@ -190,7 +190,7 @@ def test_seeds_of_one_file_are_runs_of_their_own(tmp_path: Path, database: Datab
     assert count(database) == (64, 660, 660)
 
 
-def test_a_seed_that_comes_in_front_changes_nothing(
+def test_a_seed_added_in_front_changes_nothing(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_files, "BATCH_ROWS", 7)
@@ -206,14 +206,16 @@ def test_a_seed_that_comes_in_front_changes_nothing(
 
 @pytest.mark.parametrize("missing", [range(5), range(3, 9), (0, 4, 19)])
 @pytest.mark.parametrize("in_columns", [{}, {"seed": 7}, {"initial_prompt": "p"}])
-def test_numbered_rows_may_come_anywhere(
+def test_numbered_rows_may_be_added_anywhere(
     tmp_path: Path, database: Database, missing: Any, in_columns: dict[str, Any]
 ) -> None:
     there = [row for row in range(20) if row not in missing]
     # Another run has the same first text, so that the name of this one is not that of its first row alone.
-    other = [TEXTS[there[0]], "something else"]
+    texts_of_other_run = [TEXTS[there[0]], "something else"]
     more = {name: [value] * 2 for name, value in in_columns.items()}
-    import_embeddings([write(tmp_path, other, sequence_number=there[:2], **more)], database, model="A")
+    import_embeddings(
+        [write(tmp_path, texts_of_other_run, sequence_number=there[:2], **more)], database, model="A"
+    )
     for model in "AB":
         for rows_now in (there, range(20), there):
             more = {name: [value] * len(rows_now) for name, value in in_columns.items()}
@@ -244,7 +246,7 @@ def test_without_numbers_a_row_between_others_makes_another_run(
         import_embeddings([write(tmp_path, longer, run=["named"] * 21)], database, model="A")
 
 
-def test_both_models_of_a_file_grow_wherever_their_rows_stand(tmp_path: Path, database: Database) -> None:
+def test_both_models_of_a_file_can_grow_anywhere(tmp_path: Path, database: Database) -> None:
     def both(first: list[int], second: list[int], order: str) -> Path:
         rows_of = {"A": iter(first), "B": iter(second)}
         texts = [TEXTS[next(rows_of[model])] for model in order]
@@ -261,7 +263,7 @@ def test_both_models_of_a_file_grow_wherever_their_rows_stand(tmp_path: Path, da
 
 
 @pytest.mark.parametrize("numbered", [False, True])
-def test_named_runs_grow_in_the_middle_of_their_file(
+def test_named_runs_can_grow_in_the_middle_of_their_file(
     tmp_path: Path, database: Database, numbered: bool
 ) -> None:
     for length in (5, 8):
@@ -273,13 +275,13 @@ def test_named_runs_grow_in_the_middle_of_their_file(
     assert count(database) == (2, 16, 32)
 
 
-def test_named_runs_stay_apart(tmp_path: Path, database: Database) -> None:
+def test_named_runs_stay_separate(tmp_path: Path, database: Database) -> None:
     import_embeddings([write(tmp_path, TEXTS, run=["named"] * 300)], database, model="A")
     import_embeddings([write(tmp_path, TEXTS)], database, model="A")
     assert count(database) == (2, 600, 600)
 
 
-def test_files_of_one_call_know_each_other(tmp_path: Path, database: Database) -> None:
+def test_files_of_one_call_share_runs(tmp_path: Path, database: Database) -> None:
     files = [write(tmp_path, TEXTS[:length]) for length in (100, 300, 200)]
     import_embeddings(files, database, model="A")
     assert count(database) == (1, 300, 300)

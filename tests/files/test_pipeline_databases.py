@@ -1,4 +1,4 @@
-"""The pipeline's own SQLite database is imported like its dump; every other command says so."""
+"""Test that the pipeline's own SQLite database is imported like its dump, and refused by other commands."""
 
 from __future__ import annotations
 
@@ -58,10 +58,11 @@ def write_pipeline_database(path: Path, tables: Tables, make_id: Callable[[str],
             raw.execute(f"CREATE TABLE {name} ({columns})")
             table = dict(tables.get(name, {}))
             for column in set(IDS) & set(table):
-                table[column] = [one if one is None else make_id(one) for one in table[column]]
+                table[column] = [value if value is None else make_id(value) for value in table[column]]
             if "vector" in table:
                 table["vector"] = [
-                    None if one is None else np.array(one, "<f4").tobytes() for one in table["vector"]
+                    None if vector is None else np.array(vector, "<f4").tobytes()
+                    for vector in table["vector"]
                 ]
             marks = ", ".join("?" * len(table))
             values = list(zip(*table.values(), strict=True))
@@ -75,7 +76,7 @@ def write_pipeline_database(path: Path, tables: Tables, make_id: Callable[[str],
 
 @pytest.mark.parametrize("make_id", [str, str.upper, as_blob], ids=["text", "upper case", "bytes"])
 @pytest.mark.parametrize("batch_rows", [7, 8192])
-def test_it_is_imported_as_its_dump_is(
+def test_a_pipeline_database_is_imported_like_its_dump(
     tmp_path: Path,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
@@ -88,13 +89,13 @@ def test_it_is_imported_as_its_dump_is(
     summary = import_embeddings([path], database)
     assert (summary.n_files, summary.n_rows, summary.n_new_embeddings, summary.n_new_runs) == (1, 90, 90, 3)
     assert summary.models == ("Nomic", "NomicVision", "Qwen3Embed")
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_tables(tmp_path / "dump", tables, other)
-    assert contents(database) == contents(other)
-    before = contents(other)
-    again = import_embeddings([path], other)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_tables(tmp_path / "dump", tables, other_database)
+    assert contents(database) == contents(other_database)
+    before = contents(other_database)
+    again = import_embeddings([path], other_database)
     assert (again.n_present, again.n_new_embeddings, again.n_differing) == (90, 0, 0)
-    assert contents(other) == before
+    assert contents(other_database) == before
     assert rows(database, "SELECT DISTINCT seed FROM run ORDER BY seed") == [(0,), (1,), (2,)]
 
 
@@ -107,14 +108,12 @@ def test_ids_whose_bytes_are_stored_as_text_are_read(tmp_path: Path, database: D
                 raw.execute(f"UPDATE {table} SET {name} = CAST({name} AS TEXT)")
         raw.commit()
     import_embeddings([path], database)
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_tables(tmp_path / "dump", tables, other)
-    assert contents(database) == contents(other)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_tables(tmp_path / "dump", tables, other_database)
+    assert contents(database) == contents(other_database)
 
 
-def test_what_has_grown_comes_later_also_while_the_pipeline_writes(
-    tmp_path: Path, database: Database
-) -> None:
+def test_new_rows_are_added_later_even_while_the_pipeline_writes(tmp_path: Path, database: Database) -> None:
     path = write_pipeline_database(tmp_path / "live.db", dump_tables(DumpSpec(runs=2, prompts=False)))
     import_embeddings([path], database)
     path.unlink()
@@ -151,7 +150,7 @@ def test_rows_without_a_vector_and_orphans_are_left_out(tmp_path: Path, database
         ("runs", "network", "{}", "network must be a list of names"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_by_table_and_row(
+def test_an_impossible_value_is_refused_by_table_and_row(
     tmp_path: Path, database: Database, table: str, column: str, value: Any, problem: str
 ) -> None:
     path = write_pipeline_database(tmp_path / "bad.db", dump_tables(SPEC))
@@ -180,19 +179,19 @@ def test_a_value_that_cannot_be_is_refused_by_table_and_row(
     ],
     ids=" ".join,
 )
-def test_every_other_command_says_what_it_is_and_what_to_do(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_every_other_command_names_the_layout_and_the_remedy(tmp_path: Path, words: tuple[str, ...]) -> None:
     path = write_pipeline_database(tmp_path / "a b.db", dump_tables(SPEC))
     before = path.read_bytes()
     target = [str(path), str(tmp_path / "c")] if words == ("copy-database",) else ["--db", str(path)]
     result = CliRunner().invoke(main, ["-q", *words, *target])
     assert result.exit_code == 1
-    said = " ".join(result.stderr.split())
-    assert "is a database of the pipeline's newer generation" in said
-    assert f"panic-tda import-embeddings '{path}' --db NEW.sqlite" in said
+    text = " ".join(result.stderr.split())
+    assert "is a database of the pipeline's newer generation" in text
+    assert f"panic-tda import-embeddings '{path}' --db NEW.sqlite" in text
     assert path.read_bytes() == before
 
 
-def test_the_command_that_is_named_works(tmp_path: Path) -> None:
+def test_the_suggested_command_works(tmp_path: Path) -> None:
     path = write_pipeline_database(tmp_path / "panic_tda_dev.db", dump_tables(SPEC))
     new = str(tmp_path / "NEW.sqlite")
     result = CliRunner().invoke(main, ["-q", "import-embeddings", str(path), "--db", new])
@@ -201,7 +200,7 @@ def test_the_command_that_is_named_works(tmp_path: Path) -> None:
     open_database(new).require_current()
 
 
-def test_other_sqlite_files_are_named_and_what_a_model_says_is_refused(tmp_path: Path) -> None:
+def test_other_sqlite_files_and_contradicting_models_are_refused(tmp_path: Path) -> None:
     field = write_field_file(tmp_path / "field.sqlite").path
     with pytest.raises(BadInput, match=r"field\.sqlite is an SQLite database without .*--db .*field\.sqlite"):
         require_files([field])

@@ -1,4 +1,4 @@
-"""Whatever a dump's files look like: they are read alike, or refused by file and row."""
+"""Test that every form of a dump is read the same, or refused by file and row."""
 
 from __future__ import annotations
 
@@ -46,39 +46,41 @@ def database(tmp_path: Path) -> Database:
 # --------------------------------------------------------------------------- what a dump may look like
 
 
-def test_every_type_of_a_column_is_read_alike(tmp_path: Path, database: Database) -> None:
+def test_every_type_of_a_column_is_read_the_same(tmp_path: Path, database: Database) -> None:
     tables = dump_tables()
     import_tables(tmp_path / "dump", tables, database)
     expected = contents(database)
     for number, change in enumerate((_plain_strings, _encoded, _views, _typed)):
-        other = open_database(tmp_path / f"{number}.sqlite", create=True)
-        import_tables(tmp_path / str(number), {n: change(n, t) for n, t in dump_tables().items()}, other)
-        assert contents(other) == expected, change
+        other_database = open_database(tmp_path / f"{number}.sqlite", create=True)
+        import_tables(
+            tmp_path / str(number), {n: change(n, t) for n, t in dump_tables().items()}, other_database
+        )
+        assert contents(other_database) == expected, change
 
 
 def _as(table: Table, kind: pa.DataType, *without: str) -> Table:
-    made: Table = {}
+    typed_table: Table = {}
     for name, values in table.items():
         is_text = any(isinstance(value, str) for value in values) and name not in without
-        made[name] = pa.array(values, kind) if is_text else values  # type: ignore[assignment]
-    return made
+        typed_table[name] = pa.array(values, kind) if is_text else values  # type: ignore[assignment]
+    return typed_table
 
 
 def _plain_strings(_name: str, table: Table) -> Table:
-    made = _as(table, pa.string())
+    typed_table = _as(table, pa.string())
     if "vector" in table:
-        made["vector"] = pa.array(table["vector"], pa.list_(pa.float64()))
-    return made
+        typed_table["vector"] = pa.array(table["vector"], pa.list_(pa.float64()))
+    return typed_table
 
 
 def _encoded(_name: str, table: Table) -> Table:
-    made = _as(table, pa.large_string())
-    for name, column in made.items():
+    typed_table = _as(table, pa.large_string())
+    for name, column in typed_table.items():
         if isinstance(column, pa.Array):
-            made[name] = column.dictionary_encode()
+            typed_table[name] = column.dictionary_encode()
     if "vector" in table:
-        made["vector"] = pa.array(table["vector"], pa.list_(pa.float32(), SPEC.dimensions))
-    return made
+        typed_table["vector"] = pa.array(table["vector"], pa.list_(pa.float32(), SPEC.dimensions))
+    return typed_table
 
 
 def _views(_name: str, table: Table) -> Table:
@@ -86,23 +88,25 @@ def _views(_name: str, table: Table) -> Table:
 
 
 def _typed(_name: str, table: Table) -> Table:
-    """Lists as lists, times as times, ids without dashes, small integers."""
-    made = dict(table)
+    """Return a table with lists, timestamps, ids without dashes and small integers."""
+    typed_table = dict(table)
     for name, values in table.items():
         if name in ("network", "networks", "prompts", "embedding_models"):
-            made[name] = pa.array([json.loads(value) for value in values])
+            typed_table[name] = pa.array([json.loads(value) for value in values])
         elif name in ("sequence_number", "max_length"):
-            made[name] = pa.array(values, pa.int16())
+            typed_table[name] = pa.array(values, pa.int16())
         elif name in ("started_at", "completed_at"):
             parsed = [value and value.removesuffix("Z") for value in values]
-            made[name] = (
+            typed_table[name] = (
                 pa.array(parsed, pa.string()).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
             )
         elif name == "type":
-            made[name] = [value.upper() for value in values]
+            typed_table[name] = [value.upper() for value in values]
         elif name == "id" or name.endswith("_id"):
-            made[name] = [v if v is None or v.startswith("prompt-") else plain(v).upper() for v in values]
-    return made
+            typed_table[name] = [
+                v if v is None or v.startswith("prompt-") else plain(v).upper() for v in values
+            ]
+    return typed_table
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_nanoseconds_are_cut_off(tmp_path: Path, database: Database) -> None:
     assert rows(database, "SELECT DISTINCT started_at FROM embedding") == [("2026-02-12 03:04:05.123456",)]
 
 
-def test_columns_that_may_be_missing(tmp_path: Path, database: Database) -> None:
+def test_optional_columns_may_be_missing(tmp_path: Path, database: Database) -> None:
     tables = dump_tables()
     for table in tables.values():
         for name in ("started_at", "completed_at", "experiment_id", "input_invocation_id"):
@@ -155,7 +159,7 @@ def test_columns_that_may_be_missing(tmp_path: Path, database: Database) -> None
     assert rows(database, "SELECT count(*) FROM experimentconfig WHERE completed_at IS NULL") == [(0,)]
 
 
-def test_without_seeds_runs_have_their_numbers(tmp_path: Path, database: Database) -> None:
+def test_without_seeds_runs_are_numbered(tmp_path: Path, database: Database) -> None:
     tables = dump_tables()
     tables["runs"]["initial_prompt"] = ["a pear"] * 3
     import_tables(tmp_path / "dump", tables, database)
@@ -174,7 +178,7 @@ def test_without_seeds_runs_have_their_numbers(tmp_path: Path, database: Databas
 
 
 @pytest.mark.parametrize("number", [-3, 0, 10**12, None])
-def test_a_number_of_runs_that_cannot_be_lists_no_seeds(
+def test_an_impossible_number_of_runs_lists_no_seeds(
     tmp_path: Path, database: Database, number: int | None
 ) -> None:
     tables = dump_tables()
@@ -215,7 +219,7 @@ def test_an_empty_dump_adds_nothing(tmp_path: Path, database: Database) -> None:
     assert count(database) == (0, 0, 0, 0)
 
 
-def test_a_dump_and_a_file_in_one_call(tmp_path: Path, database: Database) -> None:
+def test_a_dump_and_a_file_can_be_imported_in_one_call(tmp_path: Path, database: Database) -> None:
     file = write_plain(tmp_path / "a.parquet", plain_columns())
     folder = write_dump(tmp_path / "dump", dump_tables())
     summary = import_embeddings([folder, file], database)
@@ -225,7 +229,7 @@ def test_a_dump_and_a_file_in_one_call(tmp_path: Path, database: Database) -> No
     assert count(database) == (2, 5, 66, 96)
 
 
-def test_the_command_takes_folders(tmp_path: Path) -> None:
+def test_the_command_imports_folders(tmp_path: Path) -> None:
     folder, path = write_dump(tmp_path / "dump", dump_tables()), tmp_path / "new.sqlite"
     words = ["import-embeddings", str(folder), "--db", str(path)]
     result = CliRunner().invoke(main, words)
@@ -234,9 +238,9 @@ def test_the_command_takes_folders(tmp_path: Path) -> None:
         "Read 96 rows from 4 files: added 90 embeddings (Nomic, NomicVision, Qwen3Embed), 60 invocations and "
         "3 runs; stored 6 embeddings of initial prompts; left out 3 prompts.\n"
     )
-    found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
-    assert (found["n_rows"], found["n_present"], found["n_new_embeddings"]) == (96, 96, 0)
-    assert found["left_out"] == {
+    summary = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (summary["n_rows"], summary["n_present"], summary["n_new_embeddings"]) == (96, 96, 0)
+    assert summary["left_out"] == {
         "prompts": 3,
         "prompt_embeddings": 0,
         "orphaned_invocations": 0,
@@ -246,11 +250,11 @@ def test_the_command_takes_folders(tmp_path: Path) -> None:
         "embeddings_without_vector": 0,
         "invalid_vectors": 0,
     }
-    assert (found["n_differing"], found["n_unlinked"], found["experiment_id"]) == (0, 0, None)
+    assert (summary["n_differing"], summary["n_unlinked"], summary["experiment_id"]) == (0, 0, None)
     (folder / "runs.parquet").unlink()
-    other = tmp_path / "other.sqlite"
-    refused = CliRunner().invoke(main, [*words[:-1], str(other)])
-    assert (refused.exit_code, other.exists()) == (2, False)
+    other_path = tmp_path / "other.sqlite"
+    refused = CliRunner().invoke(main, [*words[:-1], str(other_path)])
+    assert (refused.exit_code, other_path.exists()) == (2, False)
     assert "dump is a folder without runs.parquet" in refused.stderr
 
 
@@ -336,17 +340,17 @@ def test_columns_are_checked_before_a_database_is_made(
         require_files([folder])
 
 
-def test_a_model_has_one_dimension_in_the_dump_and_the_database(tmp_path: Path, database: Database) -> None:
+def test_a_second_dimension_of_a_model_is_refused(tmp_path: Path, database: Database) -> None:
     import_tables(tmp_path / "dump", dump_tables(), database)
     before = contents(database)
-    other = dump_tables(DumpSpec(dimensions=5, seed=1, prompts=False))
+    other_tables = dump_tables(DumpSpec(dimensions=5, seed=1, prompts=False))
     message = r"embeddings\.parquet, row \d+ .*the vector has 5 dimensions, those of \w+ before it have 8"
     with pytest.raises(BadInput, match=message):
-        import_tables(tmp_path / "other", other, database)
+        import_tables(tmp_path / "other", other_tables, database)
     assert contents(database) == before
 
 
-def test_folders_that_are_no_dump(tmp_path: Path, database: Database) -> None:
+def test_folders_that_are_not_a_dump_are_refused(tmp_path: Path, database: Database) -> None:
     folder = write_dump(tmp_path / "dump", dump_tables())
     with pytest.raises(
         WrongUsage, match=r"is a folder that names its models, but model A was requested.*leave out --model"
@@ -390,10 +394,10 @@ def read_patched(folder: Path, seeds: range) -> None:
     print(counts[True], counts[False])  # noqa: T201
 
 
-def test_patched_bytes_never_end_the_process(tmp_path: Path) -> None:
+def test_patched_bytes_never_crash_the_process(tmp_path: Path) -> None:
     folder = write_dump(tmp_path / "dump", dump_tables(replace(SPEC, length=8)), row_group_size=20)
-    done = run_python(READ_PATCHED, folder, 0)
-    assert done.returncode == 0, done.stderr
-    read, refused = map(int, done.stdout.split())
+    process = run_python(READ_PATCHED, folder, 0)
+    assert process.returncode == 0, process.stderr
+    read, refused = map(int, process.stdout.split())
     assert read + refused == 80
     assert min(read, refused) > 5

@@ -1,4 +1,4 @@
-"""A file that cannot be written: the error has the reason and, for common ones, what to do."""
+"""Test the reason and the remedy in errors about files that cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV, NDJSON and NumPy's arrays give the rows that the same values in Parquet give."""
+"""Test that CSV, NDJSON and NumPy arrays give the same rows as Parquet."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NUMBERS = [0, 1, 0, 1, 2, 5, 7]
 
 
 def frame() -> pd.DataFrame:
-    made = pd.DataFrame({"text": TEXTS, "run": RUNS, "sequence_number": NUMBERS})
-    return made.assign(vector=[row.tolist() for row in VALUES], network=['["A"]'] * 7)
+    table = pd.DataFrame({"text": TEXTS, "run": RUNS, "sequence_number": NUMBERS})
+    return table.assign(vector=[row.tolist() for row in VALUES], network=['["A"]'] * 7)
 
 
 def rows_of(path: Path, **settings: Any) -> list[Any]:
-    """Everything that a file of embeddings hands on, a row each."""
+    """Return all rows of a file of embeddings."""
     return [
         (row, text, batch.runs[code], number, vector.tobytes())
         for batch in EmbeddingFile(path, "M", **settings).batches()
@@ -124,17 +124,17 @@ def test_ndjson_gives_the_same_rows(tmp_path: Path, name: str, monkeypatch: pyte
     assert rows_of(tmp_path / "a") == expected_rows(tmp_path)
 
 
-def test_later_lines_of_json_may_hold_what_the_first_lack(tmp_path: Path) -> None:
+def test_later_json_lines_may_add_columns(tmp_path: Path) -> None:
     lines = [
         {"text": "2020-01-01", "vector": [1, 2], "seed": None},
         {"text": "x", "vector": [1.5, 2e-3], "seed": 3, "initial_prompt": "p", "network": ["A"]},
     ]
     (tmp_path / "a").write_text("\n".join(map(json.dumps, lines)))
-    found = rows_of(tmp_path / "a")
-    assert [row[1] for row in found] == ["2020-01-01", "x"]
-    assert [row[2].seed for row in found] == [-1, 3]
-    assert [row[2].network for row in found] == [("imported",), ("A",)]
-    assert found[1][4] == np.array([1.5, 2e-3], np.float32).tobytes()
+    rows = rows_of(tmp_path / "a")
+    assert [row[1] for row in rows] == ["2020-01-01", "x"]
+    assert [row[2].seed for row in rows] == [-1, 3]
+    assert [row[2].network for row in rows] == [("imported",), ("A",)]
+    assert rows[1][4] == np.array([1.5, 2e-3], np.float32).tobytes()
 
 
 def test_columns_of_text_files_are_named(tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_arrays_give_the_same_rows(
 def test_arrays_of_other_numbers_are_float32(tmp_path: Path, kind: Any) -> None:
     values = np.array([[1, 2], [100, 0]], kind)
     np.save(tmp_path / "a.npy", values)
-    found = rows_of(tmp_path / "a.npy", columns=Columns(no_text=True))
-    assert [row[4] for row in found] == [row.tobytes() for row in values.astype(np.float32)]
+    rows = rows_of(tmp_path / "a.npy", columns=Columns(no_text=True))
+    assert [row[4] for row in rows] == [row.tobytes() for row in values.astype(np.float32)]
 
 
 def test_arrays_of_an_archive_are_columns(tmp_path: Path) -> None:
@@ -266,18 +266,18 @@ def test_arrays_of_an_archive_are_columns(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInput, match=r"no column vector; .*\. Use --vector-column emb$"):
         rows_of(tmp_path / "a.npz")
-    found = rows_of(tmp_path / "a.npz", columns=Columns(vector="emb"))
-    assert [(row[1], row[2].name, row[3], row[4]) for row in found] == list(
+    rows = rows_of(tmp_path / "a.npz", columns=Columns(vector="emb"))
+    assert [(row[1], row[2].name, row[3], row[4]) for row in rows] == list(
         zip(TEXTS, RUNS, NUMBERS, [row.tobytes() for row in VALUES], strict=True)
     )
 
 
-def test_texts_are_lines_too(tmp_path: Path) -> None:
+def test_texts_may_be_read_from_lines_of_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VALUES[:3])
     for content in (b"a\n\n\xc3\xa9", b"\xef\xbb\xbfa\r\n\r\n\xc3\xa9\r\n"):
         (tmp_path / "texts.txt").write_bytes(content)
-        found = rows_of(tmp_path / "a.npy", texts=tmp_path / "texts.txt")
-        assert [row[1] for row in found] == ["a", "", "é"]
+        rows = rows_of(tmp_path / "a.npy", texts=tmp_path / "texts.txt")
+        assert [row[1] for row in rows] == ["a", "", "é"]
 
 
 def test_arrays_and_texts_that_are_wrong_are_refused(tmp_path: Path) -> None:
@@ -377,16 +377,16 @@ def write_rows(path: Path, form: str, n_rows: int) -> Path:
 def test_files_are_streamed(tmp_path: Path, form: str) -> None:
     n_rows = 20_000
     small, large = (write_rows(tmp_path / f"{count}.{form}", form, count) for count in (10, n_rows))
-    done = run_python(PEAK, small, large)
-    assert done.returncode == 0, done.stderr
-    n_found, arrow_bytes, python_bytes = map(int, done.stdout.split())
+    process = run_python(PEAK, small, large)
+    assert process.returncode == 0, process.stderr
+    n_found, arrow_bytes, python_bytes = map(int, process.stdout.split())
     assert n_found == n_rows
     # All of it is 31 MB of float32, and 92 MB as text or as numbers that were parsed.
     assert python_bytes < 16e6
     assert arrow_bytes < 30e6
 
 
-def test_imports_of_all_formats_meet(tmp_path: Path) -> None:
+def test_imports_of_all_formats_share_runs(tmp_path: Path) -> None:
     database = open_database(tmp_path / "new.sqlite", create=True)
     pq.write_table(pa.table({"text": TEXTS, "vector": VALUES.tolist()}), tmp_path / "a.parquet")
     assert import_embeddings([tmp_path / "a.parquet"], database, model="M").n_new_embeddings == 7
@@ -397,5 +397,5 @@ def test_imports_of_all_formats_meet(tmp_path: Path) -> None:
     for name in ("a.csv", "a.json"):
         assert import_embeddings([tmp_path / name], database, model="M").n_present == 7
     np.save(tmp_path / "a.npy", VALUES)
-    found = import_embeddings([tmp_path / "a.npy"], database, model="M", texts=texts_file(tmp_path))
-    assert found.n_present == 7
+    summary = import_embeddings([tmp_path / "a.npy"], database, model="M", texts=texts_file(tmp_path))
+    assert summary.n_present == 7

@@ -75,7 +75,7 @@ def transitions_of(steps: list[int], states: list[int], lag: int) -> Counter[tup
 
 
 def recurrence_of(texts: dict[int, str]) -> dict[str, Any]:
-    """Return what the texts of a run, by output step, come back to."""
+    """Describe how the texts of a run repeat, by output step."""
     earlier_texts: set[str] = set()
     returns = 0
     for t in sorted(texts):
@@ -237,7 +237,7 @@ def weibull_of(strata: list[tuple[list[int], list[int]]], spacing: int = 1) -> t
 
 
 def _agree(ended: list[int], cut_off: list[int], spacing: int) -> bool:
-    """Return whether one and the same duration agrees with all that is known."""
+    """Return whether one duration satisfies all observations."""
     return max([t - spacing for t in ended] + cut_off) <= min(ended)
 
 
@@ -317,7 +317,7 @@ def sampling_of(path: Path, clustering: str) -> int:
 def report(
     path: Path, clustering: str, *, by: str = "network", lag: int = 1, core_probability: float = 0.0
 ) -> dict[str, Any]:
-    """Return what `show-trajectories --json --runs` is to print."""
+    """Return the expected output of `show-trajectories --json --runs`."""
     paths, sampling = read_walks(path, clustering), sampling_of(path, clustering)
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     counts: Counter[tuple[int, int]] = Counter()
@@ -357,7 +357,7 @@ def report(
 
 
 def group_of(path: Path, run: str, by: str) -> dict[str, Any]:
-    """Return what a run is grouped by."""
+    """Return the group of a run."""
     with closing(sqlite3.connect(path)) as connection:
         row = connection.execute("SELECT network, initial_prompt FROM run WHERE id = ?", (run,)).fetchone()
     network, prompt = (json.loads(row[0]), row[1]) if row else (None, None)

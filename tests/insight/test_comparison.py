@@ -1,4 +1,4 @@
-"""Comparisons say what loops over sets say, and planted changes get their names."""
+"""Compare comparisons with loops over sets; planted changes have the expected fates."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ labelings = st.integers(1, 30).flatmap(
 
 
 def check(comparison: LabelComparison, a: Sequence[int], b: Sequence[int]) -> None:
-    """Hold a comparison against the sets, but for AMI."""
+    """Check a comparison against Python sets, without AMI."""
     in_a, in_b = as_sets(a), as_sets(b)
     out_a, out_b = in_a.pop(OUTLIER, set()), in_b.pop(OUTLIER, set())
     both = [(x, y) for x, y in zip(a, b, strict=True) if OUTLIER not in (x, y)]
@@ -107,7 +107,7 @@ def check(comparison: LabelComparison, a: Sequence[int], b: Sequence[int]) -> No
 
 @settings(deadline=None, max_examples=300)
 @given(labelings)
-def test_comparisons_are_those_of_sets(pair: tuple[list[int], list[int]]) -> None:
+def test_comparisons_equal_those_of_python_sets(pair: tuple[list[int], list[int]]) -> None:
     check(compare_labels(*map(np.array, pair)), *pair)
 
 
@@ -133,7 +133,7 @@ def test_two_equal_clusters_joined_into_one_have_one_fate() -> None:
 
 
 def rows(*groups: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Make two labelings of (label in A, label in B, how many)."""
+    """Make two labelings from triples (label in A, label in B, number of rows)."""
     return tuple(  # type: ignore[return-value]
         np.concatenate([np.full(group[2], group[side]) for group in groups]) for side in (0, 1)
     )
@@ -158,7 +158,7 @@ PLANTED = {
 """What became of clusters: (label in A, label in B, rows)."""
 
 
-def test_planted_changes_get_their_names() -> None:
+def test_planted_changes_have_the_expected_fates() -> None:
     result = compare_labels(*rows(*itertools.chain.from_iterable(PLANTED.values())))
     assert fates(result) == {
         0: ("kept", (0,)),
@@ -177,7 +177,7 @@ def test_planted_changes_get_their_names() -> None:
     assert (result.outliers_both, result.outliers_only_a, result.outliers_only_b) == (100, 80, 90)
 
 
-def test_thresholds_are_in() -> None:
+def test_thresholds_are_inclusive() -> None:
     halves = compare_labels(*rows((0, 0, 2), (0, 1, 2)))
     # A Jaccard index of a half is no match: both halves have it.
     assert [(cluster.fate, cluster.b, cluster.jaccard) for cluster in halves.clusters] == [
@@ -190,7 +190,7 @@ def test_thresholds_are_in() -> None:
     assert smaller.new == ()
 
 
-def test_a_clustering_is_itself() -> None:
+def test_a_clustering_equals_itself() -> None:
     labels = make_finished([f"{number:032x}" for number in range(200)]).labels
     result = compare_labels(labels, labels)
     assert (result.ari, result.ami, result.ari_with_outliers, result.ami_with_outliers) == (1.0,) * 4
@@ -201,7 +201,7 @@ def test_a_clustering_is_itself() -> None:
 
 
 @pytest.mark.parametrize("labels", [[-1], [-1, -1, -1]])
-def test_nothing_but_outliers(labels: list[int]) -> None:
+def test_two_clusterings_of_outliers_only_are_compared(labels: list[int]) -> None:
     a = np.array(labels)
     alone = compare_labels(a, a)
     assert (alone.ari, alone.ami, alone.ari_with_outliers, alone.clusters) == (None, None, 1.0, ())
@@ -272,7 +272,7 @@ def test_rows_of_two_models_are_paired_by_invocation(upgraded: MakeFile, unique:
     )
 
 
-def test_embeddings_that_have_gone_are_no_pair(upgraded: MakeFile) -> None:
+def test_deleted_embeddings_are_not_paired(upgraded: MakeFile) -> None:
     file = upgraded()
     a, b = (make_finished(ids_of(file, model), model=model) for model in ("STSBMpnet", "Nomic"))
     summaries = saved(file.database, a, b)
@@ -282,7 +282,7 @@ def test_embeddings_that_have_gone_are_no_pair(upgraded: MakeFile) -> None:
     assert compare_clusterings(file.database, *summaries).result.n_shared == len(a.ids) - 2
 
 
-def test_what_shares_nothing_is_refused(upgraded: MakeFile) -> None:
+def test_clusterings_without_common_rows_are_refused(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",)))
     halves = [
         part(finished, np.arange(len(finished.ids)) % 2 == remainder)
@@ -296,7 +296,7 @@ def test_what_shares_nothing_is_refused(upgraded: MakeFile) -> None:
             compare_clusterings(file.database, first, other_summary)
 
 
-def test_two_models_of_a_real_file_see_alike(real_file: Database) -> None:
+def test_two_models_of_a_real_file_agree(real_file: Database) -> None:
     cluster_all_data(real_file, ["Nomic", "STSBRoberta"])
     with real_file.session() as session:
         a, b = list_clusterings(session)
@@ -312,7 +312,7 @@ def test_two_models_of_a_real_file_see_alike(real_file: Database) -> None:
     }
 
 
-def test_a_fate_is_a_plain_thing() -> None:
+def test_a_fate_has_json_values_only() -> None:
     (cluster,) = compare_labels(*rows((0, 5, 3))).clusters
     assert cluster == ClusterFate(a=0, size=3, b=5, jaccard=1.0, fate="kept", into=((5, 1.0),))
     assert [type(value) for value in (cluster.a, cluster.b, cluster.jaccard, cluster.fate)] == [

@@ -1,4 +1,4 @@
-"""Times measured on a sample of the rows are extrapolated to all rows."""
+"""Test the extrapolation of times measured on a sample of the rows."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_sample_is_fitted_as_all_rows_will_be(backend: str, monkeypatch: pytes
     assert result.predict(400) == pytest.approx(result.start + spent)
 
 
-def test_a_start_that_is_known_is_not_measured_again() -> None:
+def test_a_known_start_time_is_not_measured_again() -> None:
     parameters = ClusteringParameters()
     placement = choose_placement(parameters, 50, 16)
     result = measure(rows(50), parameters, placement, start=0.25, progress=Silent())
@@ -130,7 +130,7 @@ def test_a_sample_warns_of_no_clusters(caplog: pytest.LogCaptureFixture) -> None
     assert "all 50 rows are outliers" in caplog.text
 
 
-def test_more_is_measured_where_more_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cores_measure_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = ClusteringParameters(backend="tiled")
     placement = choose_placement(parameters, 100, 16)
     host, on_device = (

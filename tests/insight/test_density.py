@@ -1,4 +1,4 @@
-"""Core distances and outliers are counted as by hand."""
+"""Compare counts of core distances and outliers with slow counts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_histogram_counts_every_row_once(measured: density.Density, rows: li
     assert (measured.n_rows, measured.n_outliers) == (len(rows), sum(row["outlier"] for row in rows))
 
 
-def test_the_dip_is_of_the_rows_of_the_histogram(
+def test_the_dip_test_uses_the_rows_of_the_histogram(
     measured: density.Density, rows: list[dict[str, Any]]
 ) -> None:
     from diptest import diptest
@@ -114,7 +114,7 @@ def test_the_dip_is_of_the_rows_of_the_histogram(
     assert measured.n_distinct == len({row["text"] for row in rows}) < len(rows)
 
 
-def test_two_piles_have_two_modes_and_one_has_one() -> None:
+def test_two_groups_have_two_modes_and_one_has_one() -> None:
     rng = np.random.default_rng(0)
     first_mode, second_mode = rng.normal(0.3, 0.05, 500), rng.normal(0.9, 0.05, 500)
     both = density.dip(np.concatenate([first_mode, second_mode]))
@@ -129,7 +129,7 @@ def test_two_piles_have_two_modes_and_one_has_one() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 4])
-def test_few_rows_are_too_few_for_a_dip(n: int) -> None:
+def test_few_rows_have_no_dip_test(n: int) -> None:
     assert (density.dip(np.linspace(0.1, 0.2, n)) is None) == (n < 4)
 
 
@@ -186,7 +186,7 @@ def test_deciles_divide_as_evenly_as_ties_allow(values: list[int]) -> None:
     assert sum(group.n_rows for group in result) == len(values)
 
 
-def test_other_settings_make_the_outliers_that_recut_stores(
+def test_outlier_counts_at_other_settings_equal_those_of_recut(
     clustered: tuple[Database, ClusteringSummary], measured: density.Density, tmp_path: Path
 ) -> None:
     source_database, source = clustered
@@ -212,7 +212,7 @@ def test_other_settings_make_the_outliers_that_recut_stores(
         assert (cut.n_clusters, cut.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
 
 
-def test_without_neighbours_the_command_says_what_to_do(tmp_path: Path) -> None:
+def test_without_stored_neighbours_the_command_names_the_remedy(tmp_path: Path) -> None:
     database = open_database(tmp_path / "sample.sqlite", create=True)
     import_embeddings(sorted(SAMPLE.glob("*_lsa.parquet")), database)
     clustering_manager.cluster_all_data(database, downsample=8, resources=Resources(keep_neighbours=0))
@@ -224,7 +224,7 @@ def test_without_neighbours_the_command_says_what_to_do(tmp_path: Path) -> None:
     assert (output["by_min_samples"], len(output["by_epsilon"])) == ([], 13)
 
 
-def test_the_command_reads_a_file_that_nobody_may_write(
+def test_the_command_reads_a_read_only_file(
     clustered: tuple[Database, ClusteringSummary], measured: density.Density, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy.sqlite"
@@ -248,7 +248,7 @@ def test_the_command_reads_a_file_that_nobody_may_write(
     assert snapshot(copy) == before
 
 
-def test_without_the_package_the_dip_is_left_out(
+def test_without_the_package_the_dip_test_is_left_out(
     clustered: tuple[Database, ClusteringSummary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really = builtins.__import__

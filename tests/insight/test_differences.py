@@ -1,4 +1,4 @@
-"""Differences between networks and shares of variance: planted, by hand, and under the null hypothesis."""
+"""Test differences between networks and shares of variance: planted, by hand and without effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from panic_tda.insight.differences import N_PERMUTATIONS, adjust_by_holm, compare_networks, share_variance
 
 
-def test_of_few_runs_the_p_value_is_that_of_all_permutations() -> None:
+def test_with_few_runs_the_p_value_is_exact() -> None:
     # Two prompts of 4 and 3 runs; 2 and 1 of them are of network 0.
     values = np.array([0.9, 0.8, 0.1, 0.3, 0.7, 0.2, 0.4])
     networks, prompts = np.array([0, 0, 1, 1, 0, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 1])
@@ -46,7 +46,7 @@ def test_prompts_do_not_differ_for_networks() -> None:
     assert difference.p_value > 0.01
 
 
-def test_the_test_keeps_its_level_and_finds_what_is_planted() -> None:
+def test_the_test_has_its_level_and_detects_a_planted_effect() -> None:
     rng = np.random.default_rng(1)
     prompts, networks = np.repeat(np.arange(5), 8), np.tile([0, 1], 20)
     figures = {str(number): prompts + rng.normal(size=40) for number in range(200)}
@@ -61,7 +61,7 @@ def test_networks_without_a_shared_prompt_are_not_compared() -> None:
     assert compare_networks({"y": np.arange(6.0)}, np.repeat([0, 1], 3), np.repeat([5, 7], 3)) == ()
 
 
-def test_holm_counts_the_pairs_of_each_figure() -> None:
+def test_holm_corrects_for_the_pairs_of_each_quantity() -> None:
     rng = np.random.default_rng(2)
     networks, prompts = np.tile([0, 1, 2], 20), np.repeat(np.arange(3), 20)
     differences = compare_networks({"y": rng.normal(size=60), "z": rng.normal(size=60)}, networks, prompts)

@@ -1,4 +1,4 @@
-"""Divergence of runs: planted relaxation, pairs by hand, and prompts that fade."""
+"""Test the divergence of runs: planted relaxation, pairs by hand, prompts that can no longer be recovered."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_a_planted_relaxation_is_found(time: float) -> None:
     assert noisy[2] == pytest.approx(time, rel=0.1)
 
 
-def test_what_does_not_relax_has_no_time() -> None:
+def test_runs_that_do_not_relax_have_no_relaxation_time() -> None:
     assert fit_relaxation(np.arange(40.0), 0.01 * np.arange(40.0)) is None
     assert fit_relaxation(np.arange(40.0), np.ones(40)) is None
     assert fit_relaxation(np.arange(3.0), np.arange(3.0)) is None
 
 
-def test_mean_chords_by_hand() -> None:
+def test_mean_chords_match_a_hand_computed_example() -> None:
     units = np.eye(3)[[0, 0, 1, 2]]
     prompts = np.array([5, 5, 5, 6])
     weights = np.array([[1.0, 1, 1, 1], [2.0, 1, 0, 1], [1.0, 0, 0, 0]])
@@ -51,7 +51,7 @@ def test_mean_chords_by_hand() -> None:
     assert np.isnan(other_result[2])
 
 
-def test_no_run_names_its_own_prompt() -> None:
+def test_prompts_are_not_recovered_from_unrelated_runs() -> None:
     rng = np.random.default_rng(1)
     # Every run has a direction of its own: nothing tells of prompts.
     units = np.eye(40)

@@ -1,4 +1,4 @@
-"""Survival of visits that are cut off, by hand and planted."""
+"""Test survival estimates of censored visits, by hand and planted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def test_the_median_of_a_published_survival_curve() -> None:
         ([3], [3, 3], None),
     ],
 )
-def test_the_median_by_hand(ended: list[int], cut_off: list[int], median: float | None) -> None:
+def test_the_median_matches_a_hand_computed_example(
+    ended: list[int], cut_off: list[int], median: float | None
+) -> None:
     assert median_survival(floats(ended), floats(cut_off)) == median
 
 
@@ -52,7 +54,7 @@ DWELLS = st.lists(st.integers(1, 60), min_size=0, max_size=40)
 
 
 @given(DWELLS, DWELLS)
-def test_the_median_is_the_products(ended: list[int], cut_off: list[int]) -> None:
+def test_the_median_is_that_of_the_product_limit_estimate(ended: list[int], cut_off: list[int]) -> None:
     assert median_survival(floats(ended), floats(cut_off)) == reference.median_of(ended, cut_off)
 
 
@@ -64,7 +66,7 @@ def test_a_visit_that_was_cut_off_outlasts_all_but_its_last_step() -> None:
     assert (dwells.visits, dwells.censored, dwells.median) == (3, 2, 4)
 
 
-def test_walks_that_are_watched_briefly_seem_no_slower() -> None:
+def test_short_observation_does_not_bias_the_median() -> None:
     # They leave with a chance of a fifth at every step: 0.51 outlast 3 steps, and 0.41 outlast 4.
     # At risk at 4 are those that were seen at the fourth step after the first, not those cut off before.
     rng = np.random.default_rng(2)

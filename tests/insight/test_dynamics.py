@@ -1,4 +1,4 @@
-"""Curves over steps, orders of runs and clusters, and the condensed tree, against slow counts."""
+"""Compare curves over steps, orders of runs and clusters, and the condensed tree with slow counts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_visits_of_clusters_are_counted(planted: tuple[Database, ClusteringSumma
     assert result.entered.tolist() == [14, 15]
 
 
-def test_transit_shares_by_step(planted: tuple[Database, ClusteringSummary]) -> None:
+def test_transit_shares_are_computed_by_step(planted: tuple[Database, ClusteringSummary]) -> None:
     trajectories = read_trajectories(*planted)
     codes = np.arange(len(trajectories.run_ids)) % 2
     result = dynamics.transit_by_step(trajectories, codes[trajectories.run_numbers], 2)
@@ -70,7 +70,7 @@ def test_transit_shares_by_step(planted: tuple[Database, ClusteringSummary]) -> 
         assert result[group] == expected
 
 
-def test_survival_counts_what_was_cut_off_as_at_risk() -> None:
+def test_survival_counts_censored_visits_as_at_risk() -> None:
     """Dwells 1, 2, 2 ended and one of 3 steps was cut off: 3/4 outlast 1, and of these 1/3 outlasts 2."""
     result = dynamics.survive(np.array([1, 2, 2, 3]), np.array([False, False, False, True]))
     assert result.times == [1.0, 2.0]
@@ -83,8 +83,8 @@ def test_survival_counts_what_was_cut_off_as_at_risk() -> None:
     assert (at_once.times, at_once.mean) == ([1.0], None)
 
 
-def test_the_exponential_beside_the_curve_is_that_of_a_walk_that_forgets() -> None:
-    """Its survival meets that of the walk at every whole step, however rarely it is looked at."""
+def test_the_exponential_curve_is_that_of_a_memoryless_process() -> None:
+    """Its survival equals that of the walk at every whole step, for every sampling factor."""
     durations = np.random.default_rng(0).geometric(0.4, 40_000)
     for sampling in (1, 3):
         dwells = -(-durations // sampling) * sampling

@@ -1,4 +1,4 @@
-"""Intervals by run: against resampling spelled out, and against planted truth."""
+"""Compare intervals by run with explicit resampling and with planted values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of clusters: the weights by hand, distinct texts, and words that set clusters apart."""
+"""Test the words that name clusters: weights by hand and distinct texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from panic_tda.insight.keywords import WordCounts, split_words, weigh_words
 
 
-def test_weights_by_hand() -> None:
+def test_weights_match_a_hand_computed_example() -> None:
     counts = {0: {"photo": 4, "dog": 3, "grass": 1}, 1: {"photo": 5, "cat": 3}}
     mean = 16 / 2
     by_hand = {
@@ -20,7 +20,7 @@ def test_weights_by_hand() -> None:
     assert weigh_words({}) == {}
 
 
-def test_a_text_that_is_repeated_counts_once() -> None:
+def test_repeated_texts_count_once() -> None:
     texts = ["a red balloon"] * 50 + ["a dog on grass", "a dog in snow", "a cat on a sofa", "a cat in a box"]
     counts = WordCounts()
     for text, label in zip(texts, [0] * 52 + [1] * 2, strict=True):
@@ -34,7 +34,7 @@ def test_ties_are_alphabetical() -> None:
     assert weigh_words({3: {"zebra": 1, "apple": 1}}) == {3: ("apple", "zebra")}
 
 
-def test_words_of_any_script() -> None:
+def test_words_of_every_script_are_found() -> None:
     assert split_words("Ein Hund läuft; 風船 e l'été — 3D") == [
         "ein",
         "hund",

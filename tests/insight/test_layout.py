@@ -1,4 +1,4 @@
-"""The map: an even sample with all medoids, and a layout that keeps neighbours."""
+"""Test the map: an even sample with all medoids, and a layout that keeps neighbours."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened
-from tests.storage.test_query_plans import plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import plan, queries, scans_rows, statements
 
 SAMPLE = REPOSITORY / "panic_tda" / "sample" / "captions_minilm.parquet"
 
@@ -105,7 +105,7 @@ def test_runs_of_one_length_show_all_their_steps() -> None:
     assert by_step.min() >= 8
 
 
-def test_another_seed_draws_others() -> None:
+def test_another_seed_draws_other_rows() -> None:
     none = np.empty(0, dtype=np.int64)
     samples = {tuple(sample_rows(np.arange(1000), none, n_rows=50, seed=seed)) for seed in range(5)}
     assert len(samples) == 5
@@ -114,7 +114,7 @@ def test_another_seed_draws_others() -> None:
 # --------------------------------------------------------------------------- what is read
 
 
-def test_a_map_has_the_medoids_and_no_more_rows_than_asked_for(clustered: UpgradedFile) -> None:
+def test_a_map_has_the_medoids_and_at_most_the_requested_rows(clustered: UpgradedFile) -> None:
     source = latest(clustered.database)
     with clustered.database.reading() as connection:
         assigned = read_assignments(connection, source.id)
@@ -137,7 +137,7 @@ def test_a_map_has_the_medoids_and_no_more_rows_than_asked_for(clustered: Upgrad
 
 
 @pytest.mark.parametrize("fault", ["NULL", "x'0000'", "x'0102030405'"])
-def test_vectors_that_have_gone_are_named(clustered: UpgradedFile, fault: str) -> None:
+def test_deleted_vectors_are_named(clustered: UpgradedFile, fault: str) -> None:
     with opened(clustered.path) as connection:
         connection.execute(f"UPDATE embedding SET vector = {fault} WHERE id = ?", (ids_of(clustered)[3],))
     with pytest.raises(DatabaseError, match="1 of 180 vectors of Nomic are missing"):
@@ -150,7 +150,7 @@ def test_only_the_rows_of_the_map_are_read(clustered: UpgradedFile) -> None:
     selects = queries(executed)
     with closing(sqlite3.connect(clustered.path)) as connection:
         plans = {sql: plan(connection, sql) for sql in selects}
-    assert {sql: steps for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))} == {}
+    assert {sql: steps for sql, steps in plans.items() if any(map(scans_rows, steps))} == {}
     (reading,) = [sql for sql in selects if "embedding.rowid IN" in sql]
     assert plans[reading] == ["SEARCH embedding USING INTEGER PRIMARY KEY (rowid=?)"]
     places = [int(word) for word in re.findall(r"\d+", reading.partition(" IN ")[2])]
@@ -160,7 +160,7 @@ def test_only_the_rows_of_the_map_are_read(clustered: UpgradedFile) -> None:
     assert all("COVERING" in step for step in plans[finding])
 
 
-def test_columns_have_a_place_for_each_row_of_the_map(clustered: UpgradedFile) -> None:
+def test_columns_have_coordinates_for_each_row_of_the_map(clustered: UpgradedFile) -> None:
     row_map = read_map(clustered.database, latest(clustered.database), n_rows=15)
     columns = columns_of(row_map)
     assert columns.num_rows == 180
@@ -173,13 +173,13 @@ def test_columns_have_a_place_for_each_row_of_the_map(clustered: UpgradedFile) -
 # --------------------------------------------------------------------------- the layout
 
 
-def test_neighbours_stay_neighbours(captions: np.ndarray, laid_out: np.ndarray) -> None:
+def test_neighbours_are_near_each_other_on_the_map(captions: np.ndarray, laid_out: np.ndarray) -> None:
     anywhere = np.random.default_rng(0).random(laid_out.shape)
     assert distinct_neighbours(anywhere, captions) < 0.6
     assert distinct_neighbours(laid_out, captions) > 0.93
 
 
-def test_what_was_compiled_is_kept(laid_out: np.ndarray) -> None:
+def test_compiled_code_is_cached(laid_out: np.ndarray) -> None:
     """Read back or written by this process; a loop that is not kept knows neither."""
     from umap import umap_
 
@@ -193,7 +193,7 @@ def test_the_same_seed_gives_the_same_map(captions: np.ndarray, laid_out: np.nda
     assert not np.array_equal(lay_out(captions, seed=1)[0], laid_out)
 
 
-def test_copies_lie_at_one_place(captions: np.ndarray, laid_out: np.ndarray) -> None:
+def test_copies_have_equal_coordinates(captions: np.ndarray, laid_out: np.ndarray) -> None:
     _, inverse = np.unique(captions, axis=0, return_inverse=True)
     n_distinct = int(inverse.max()) + 1
     assert n_distinct < len(captions)
@@ -204,7 +204,7 @@ def test_copies_lie_at_one_place(captions: np.ndarray, laid_out: np.ndarray) -> 
     np.testing.assert_array_equal(again, np.concatenate([laid_out, laid_out[:100]]))
 
 
-def test_lengths_of_vectors_do_not_count() -> None:
+def test_the_length_of_vectors_does_not_change_the_map() -> None:
     rows = np.random.default_rng(0).standard_normal((NEIGHBOURS, 6)).astype(np.float32)
     np.testing.assert_allclose(lay_out(rows * 4)[0], lay_out(rows)[0], atol=1e-6)
 
@@ -221,14 +221,14 @@ def test_without_umap_it_is_the_principal_components(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (1, 4), (2, 4), (40, 4), (40, 1)])
-def test_little_to_lay_out(shape: tuple[int, int]) -> None:
+def test_maps_of_few_rows_are_computed(shape: tuple[int, int]) -> None:
     for value in (1, 0):
         xy, method = lay_out(np.full(shape, value, dtype=np.float32))
         assert xy.tolist() == [[0.0, 0.0]] * shape[0]
         assert method.startswith("PCA")
 
 
-def test_directions_on_a_line_are_two_places() -> None:
+def test_opposite_directions_have_two_positions() -> None:
     xy, _ = lay_out(np.array([[3.0], [-1.0], [2.0]], dtype=np.float32))
     assert xy[0].tolist() == xy[2].tolist()
     assert abs(xy[1, 0] - xy[0, 0]) == pytest.approx(2)

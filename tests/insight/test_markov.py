@@ -1,4 +1,4 @@
-"""The Markov model: planted chains, deeptime's answers, and what is not Markovian shows."""
+"""Test the Markov model: planted chains, results of deeptime, and detection of memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fitted(trajectories: Trajectories, lag: int = 1) -> MarkovModel:
     return markov
 
 
-def test_a_planted_chain_is_found_again() -> None:
+def test_a_planted_chain_is_recovered() -> None:
     model = fitted(walk(METASTABLE))
     assert model.states == [0, 1, 2, 3]
     assert (model.transition_share, model.absorbing) == (1.0, [])
@@ -73,7 +73,7 @@ def test_passage_times_are_those_of_simulated_walks() -> None:
     assert passage[0, 3] == pytest.approx(np.mean(steps), rel=0.1)
 
 
-def test_deeptime_agrees() -> None:
+def test_results_agree_with_deeptime() -> None:
     markov = pytest.importorskip("deeptime.markov.msm")
     markov_model = fitted(walk(METASTABLE))
     trajectories = walk(METASTABLE)
@@ -117,7 +117,7 @@ def test_a_process_with_memory_fails_the_test() -> None:
     assert model.chapman_kolmogorov[0].largest_difference > 5 * model.chapman_kolmogorov[0].expected
 
 
-def test_what_is_never_left_is_absorbing() -> None:
+def test_a_state_that_is_never_left_is_absorbing() -> None:
     matrix = np.array(
         [[0.8, 0.2, 0.0, 0.0], [0.2, 0.7, 0.05, 0.05], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     )
@@ -127,14 +127,14 @@ def test_what_is_never_left_is_absorbing() -> None:
     assert (model.n_visited, model.transition_share < 1) == (4, True)
 
 
-def test_graphs_by_hand() -> None:
+def test_graphs_match_hand_computed_examples() -> None:
     counts = np.array([[1.0, 2, 0, 0], [3, 0, 1, 0], [0, 0, 0, 4], [0, 0, 1, 0]])
     assert [states.tolist() for states in closed_classes(counts)] == [[2, 3]]
     assert largest_recurrent(counts).tolist() == [0, 1]
     assert closed_classes(counts[2:, 2:]) == []
 
 
-def test_no_model_without_a_way_back() -> None:
+def test_states_without_a_return_path_have_no_model() -> None:
     assert fit_markov(find_states(laid_out([{0: (0, 1.0), 1: (1, 1.0)}])), 1) is None
     assert fit_markov(find_states(laid_out([{0: (-1, 0.0), 1: (-1, 0.0)}])), 1) is None
     alone = fitted(find_states(laid_out([{step: (step % 2, 1.0) for step in range(20)}])))

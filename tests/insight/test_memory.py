@@ -1,4 +1,4 @@
-"""Memory is told by backend, where the work would be done, with the reason where it cannot be had."""
+"""Test the memory estimate of each backend, with the reason where it cannot run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def available(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("available", "no_device")
-def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_that_fit_a_laptop_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "unavailable_reason", lambda: "CuPy is not installed")
     result = memory_by_backend(ClusteringParameters(), 15_000, 768, folder=tmp_path)
     assert set(result) == set(backends.NAMES) - {backends.AUTO}
@@ -58,7 +58,7 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("available", "stand_in", "device")
-def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_that_fit_a_device_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 24 GiB of it are free.
     requested = ClusteringParameters(min_samples=64)
     result = memory_by_backend(requested, 1_000_000, 768, folder=tmp_path)
@@ -77,7 +77,7 @@ def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "--devices none" in (named.reason or "")
 
 
-def test_a_system_that_does_not_say_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_free_memory_counts_as_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "host_memory", lambda: (None, None))
     parameters = ClusteringParameters(backend="tiled")
     with cuda.cuda_disabled():
@@ -85,7 +85,7 @@ def test_a_system_that_does_not_say_has_room(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("shape", [(3_000, 192), (1_500, 192), (3_000, 64), (20, 8)])
-def test_tiled_says_before_what_it_says_at_work(shape: tuple[int, int]) -> None:
+def test_the_estimate_of_tiled_equals_its_use(shape: tuple[int, int]) -> None:
     """With axes and without: for few rows, and for few dimensions, they do not pay."""
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

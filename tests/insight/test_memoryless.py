@@ -1,4 +1,4 @@
-"""The test of memoryless visits: planted clusters, SciPy's fit, and its own level."""
+"""Test the test of memoryless visits: planted clusters, SciPy's fit, and its level."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def of(dwells: np.ndarray, clusters: np.ndarray, **options: int) -> MemorylessTe
     return result
 
 
-def test_memoryless_places_with_different_rates_have_no_heavy_tail() -> None:
+def test_memoryless_clusters_with_different_rates_have_no_heavy_tail() -> None:
     clusters = np.repeat(np.arange(8), 300)
     dwells = np.random.default_rng(0).geometric(1 / MEANS[clusters])
     shape = of(dwells, clusters)
@@ -59,7 +59,7 @@ def test_a_planted_common_shape_is_found(shape: float, spacing: int) -> None:
 
 @pytest.mark.parametrize("shape", [0.3, 0.6, 1.0, 2.5, 4.0])
 @pytest.mark.parametrize("spacing", [1, 3])
-def test_of_one_cluster_scipy_finds_the_same_distribution(shape: float, spacing: int) -> None:
+def test_for_one_cluster_scipy_fits_the_same_distribution(shape: float, spacing: int) -> None:
     rng = np.random.default_rng(4)
     dwells = np.ceil(6 * rng.weibull(shape, 400)).astype(int) * spacing
     watched = rng.integers(1, 20, 400) * spacing
@@ -86,7 +86,7 @@ def test_of_one_cluster_scipy_finds_the_same_distribution(shape: float, spacing:
 
 
 @pytest.mark.parametrize("is_cut_off", [False, True])
-def test_many_small_clusters_do_not_spoil_the_level(is_cut_off: bool) -> None:
+def test_the_test_has_its_level_with_many_small_clusters(is_cut_off: bool) -> None:
     # By the chi-square distribution most of these memoryless data sets were rejected: the scales of 80
     # clusters with about 11 ended visits each bias the shape upwards.
     rng = np.random.default_rng(9)
@@ -109,7 +109,7 @@ def test_many_small_clusters_do_not_spoil_the_level(is_cut_off: bool) -> None:
     assert np.mean(biases) == pytest.approx(0, abs=0.03)
 
 
-def test_small_clusters_show_a_slightly_heavy_tail_too() -> None:
+def test_a_slightly_heavy_tail_is_detected_in_small_clusters() -> None:
     # The bias of the shape hides half of the tail: the shape is about 0.95.
     rng = np.random.default_rng(10)
     clusters = np.repeat(np.arange(200), 12)
@@ -118,7 +118,7 @@ def test_small_clusters_show_a_slightly_heavy_tail_too() -> None:
     assert result.is_heavier
 
 
-def test_small_clusters_hide_a_heavy_tail_and_make_up_none() -> None:
+def test_small_clusters_neither_hide_nor_create_a_heavy_tail() -> None:
     rng = np.random.default_rng(6)
     clusters = np.repeat(np.arange(300), 10)
     means = rng.uniform(3, 20, 300)[clusters]
@@ -139,7 +139,7 @@ def test_small_clusters_hide_a_heavy_tail_and_make_up_none() -> None:
         ([1, 1], []),
     ],
 )
-def test_no_shape_without_a_maximum(ended: list[int], cut_off: list[int]) -> None:
+def test_without_a_likelihood_maximum_there_is_no_shape(ended: list[int], cut_off: list[int]) -> None:
     times = np.array(ended + cut_off, dtype=np.int64)
     censored = np.arange(len(times)) >= len(ended)
     assert memoryless_test(times, censored, np.zeros(len(times), dtype=int), least_ended=1) is None
@@ -160,7 +160,7 @@ def test_extreme_durations_stay_finite() -> None:
         assert result is None or (math.isfinite(result.shape) and math.isfinite(result.log_likelihood_ratio))
 
 
-def test_influences_lead_to_the_shape_of_other_weights() -> None:
+def test_influences_predict_the_shape_at_other_weights() -> None:
     rng = np.random.default_rng(8)
     clusters = np.repeat(np.arange(3), 400)
     dwells = np.ceil(9 * rng.weibull(0.8, 1200)).astype(int)

@@ -1,4 +1,4 @@
-"""Merges and layers: by hand, and against cutting the tree at every height and every size."""
+"""Test merges and layers: by hand, and against cuts of the tree at every height and size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panic_tda.insight.merges import Merge, find_layers, list_merges, trace_pers
 from panic_tda.types import OUTLIER, SpanningTree
 
 
-def test_merges_by_hand() -> None:
+def test_merges_match_a_hand_computed_example() -> None:
     # 0 0 - 2 2 - 1 1, one outlier beside.
     tree = SpanningTree(np.arange(6), np.arange(1, 7), np.array([0.1, 0.5, 0.1, 0.3, 0.1, 0.9]))
     labels = np.array([0, 0, 2, 2, 1, 1, OUTLIER])
@@ -21,7 +21,7 @@ def test_merges_by_hand() -> None:
     assert list_merges(tree, np.full(7, OUTLIER)) == ()
 
 
-def test_labels_of_no_cut_of_the_tree_write_nothing_beside_the_merges() -> None:
+def test_labels_that_are_not_a_cut_of_the_tree_add_nothing_to_the_merges() -> None:
     # Damaged labels: 0 and 1 alternate, so that nearly every edge joins both. More merges than clusters were
     # written beyond the end of their array, which ended the process.
     n = 400

@@ -1,4 +1,4 @@
-"""States, visits and transitions of any sequence of labels are those of a loop over its steps."""
+"""Compare states, visits and transitions of label sequences with a loop over the steps."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def walks(runs: list[Run], core: float) -> list[tuple[list[int], list[int], list
 
 
 @given(some_runs, st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([1, 2, 10, 70]))
-def test_any_labels_are_followed_as_step_by_step(runs: list[Run], core: float, lag: int) -> None:
+def test_milestones_equal_a_step_by_step_computation(runs: list[Run], core: float, lag: int) -> None:
     expected_states = find_states(laid_out(runs), core_probability=core)
     expected = walks(runs, core)
     assert of_runs(expected_states.states, expected_states) == [states for _, states, _ in expected]
@@ -102,7 +102,7 @@ def test_pairs_do_not_reach_into_the_next_run() -> None:
     assert list(zip(counted.sources.tolist(), counted.targets.tolist(), strict=True)) == [(0, 1), (2, 3)]
 
 
-def test_steps_may_be_any_number() -> None:
+def test_step_numbers_may_be_any_integers() -> None:
     last = 2**62
     states = find_states(laid_out([{0: (0, 1.0), last: (1, 1.0)}] * 3))
     assert count_transitions(states, last).counts.tolist() == [3]

@@ -1,4 +1,4 @@
-"""Outlier scores are hdbscan's, and outliers go where the tree leads them."""
+"""Compare outlier scores with those of hdbscan; test the cluster assigned to each outlier."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_few_rows_have_no_score() -> None:
     assert np.isnan(score_outliers(few, clustering.record)).all()
 
 
-def test_an_outlier_goes_where_the_shortest_path_ends() -> None:
+def test_an_outlier_belongs_to_the_nearest_cluster_along_the_tree() -> None:
     # Rows 0 1 | 2 3 | 4 5: two clusters at the ends of a chain.
     tree = SpanningTree(np.arange(5), np.arange(1, 6), np.array([0.1, 0.4, 0.2, 0.7, 0.1]))
     labels = np.array([0, 0, OUTLIER, OUTLIER, 1, 1])

@@ -1,4 +1,4 @@
-"""A plan counts what a clustering would take, and changes nothing."""
+"""Test that a plan estimates what a clustering takes, and changes nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_next_factor_lies_between_the_last_too_long_and_the_first_in_time(
 
 @settings(deadline=None)
 @given(growth=st.floats(0.5, 2), n_total=st.integers(10**5, 10**8), answer=st.integers(2, 900))
-def test_the_smallest_of_all_factors_is_found_where_time_is_a_power_of_the_rows(
+def test_the_smallest_factor_is_found_if_time_is_a_power_of_the_rows(
     growth: float, n_total: int, answer: int
 ) -> None:
     def taken(factor: int) -> float:
@@ -78,7 +78,7 @@ def test_the_smallest_of_all_factors_is_found_where_time_is_a_power_of_the_rows(
     assert smallest_within(seconds, within) == answer
 
 
-def test_what_cannot_be_is_left_out_and_halved_in_powers() -> None:
+def test_factors_that_cannot_run_are_left_out() -> None:
     assert factor_between({1: None, 100: 5.0}, 10.0) == 10
     assert factor_between({1: 50.0, 100: None}, 10.0) is None
 
@@ -90,7 +90,7 @@ def sample(tmp_path: Path) -> Database:
     return database
 
 
-def test_a_plan_of_the_sample_says_what_clustering_it_does(sample: Database) -> None:
+def test_a_plan_of_the_sample_matches_its_clustering(sample: Database) -> None:
     plan = plan_clustering(sample, ["MiniLM"], downsamples=[50, 1, 4, 1])
     (model,) = plan.models
     assert (model.embedding_model, model.n_total, model.dimensions, model.longest_run) == (
@@ -119,19 +119,19 @@ def test_a_plan_of_the_sample_says_what_clustering_it_does(sample: Database) -> 
     assert 0 < model.calibration.counting_seconds < model.calibration.seconds < plan.seconds
     assert plan.smallest_factor_within is model.smallest_factor_within is plan.within_seconds is None
     (note,) = model.notes
-    assert note == "factors from 50 on keep nothing but the first outputs: the longest run has 50"
+    assert note == "factors from 50 on keep only the first outputs: the longest run has 50"
 
 
 @pytest.fixture
 def slow_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which a fit takes 3 s a row, beside which the rest is nothing."""
+    """Simulate a machine on which a fit takes 3 s per row and everything else no time."""
     chosen = placement.choose_placement(ClusteringParameters(), 200, 16)
     law = Costs(chosen, 200, 16, {phases.HIERARCHY: PhaseTime(600.0, 600.0)}, start=0.0)
     monkeypatch.setattr(planning, "measure", lambda *_, **__: law)
 
 
 @pytest.mark.usefixtures("slow_fits")
-def test_the_smallest_factor_that_ends_in_time_is_looked_for(sample: Database) -> None:
+def test_within_finds_the_smallest_factor_that_ends_in_time(sample: Database) -> None:
     # Two models of 48 runs of 50 outputs: factor 7 keeps 8 of each, 8 keeps 7.
     plan = plan_clustering(sample, within=2 * 3 * 48 * 7.5)
     assert sorted(plan.totals) == [1, 7, 8, 10, 100, 1000]
@@ -143,7 +143,7 @@ def test_the_smallest_factor_that_ends_in_time_is_looked_for(sample: Database) -
 
 
 @pytest.mark.usefixtures("slow_fits")
-def test_factors_that_are_named_are_all_that_is_planned(sample: Database) -> None:
+def test_only_named_factors_are_planned(sample: Database) -> None:
     plan = plan_clustering(sample, ["LSA"], within=3 * 48 * 15.0, downsamples=[1, 25])
     assert sorted(plan.totals) == [1, 25]
     assert plan.smallest_factor_within == 25
@@ -221,7 +221,7 @@ def test_the_real_field_file_is_planned(real_file: Database) -> None:
         assert (part.measured_rows, part.backend) == (part.n_rows, outcome.backend)
 
 
-def test_counts_are_those_of_the_rule_and_invalid_vectors_are_told(upgraded: MakeFile) -> None:
+def test_counts_follow_the_sampling_rule_and_invalid_vectors_are_reported(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
     plan = plan_clustering(file.database, downsamples=[1, 2])
     for model in plan.models:
@@ -235,7 +235,7 @@ def test_counts_are_those_of_the_rule_and_invalid_vectors_are_told(upgraded: Mak
     assert notes["STSBMpnet"] == ()
 
 
-def test_models_of_few_rows_are_no_matter(upgraded: MakeFile) -> None:
+def test_models_of_few_rows_are_planned(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
     plan = plan_clustering(file.database, downsamples=[1, 1000], within=60.0)
     dummy = next(model for model in plan.models if model.embedding_model == "Dummy")
@@ -273,7 +273,7 @@ def test_a_backend_that_refuses_says_why(upgraded: MakeFile, monkeypatch: pytest
     assert plan.smallest_factor_within == 10
 
 
-def test_what_does_not_fit_into_memory_is_not_in_time(
+def test_a_factor_that_does_not_fit_into_memory_is_not_in_time(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded(FieldSpec(runs=40))
@@ -287,7 +287,7 @@ def test_what_does_not_fit_into_memory_is_not_in_time(
     assert plan.totals[1] is None
 
 
-def test_wrong_questions_are_refused_before_anything_is_measured(
+def test_wrong_arguments_are_refused_before_anything_is_measured(
     tmp_path: Path, upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "measure", lambda *_, **__: pytest.fail("measured"))
@@ -311,7 +311,7 @@ def run(path: Path, *words: str) -> str:
     return result.stdout
 
 
-def test_json_has_the_words_of_the_plan(upgraded: MakeFile) -> None:
+def test_json_has_the_fields_of_the_plan(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
     printed = json.loads(run(file.path, "Nomic", "Dummy", "--downsample", "3", "--within", "1h30m", "--json"))
     assert set(printed) == {
@@ -333,22 +333,22 @@ def test_json_has_the_words_of_the_plan(upgraded: MakeFile) -> None:
     )
 
 
-def test_text_is_a_line_for_each_and_the_answer(upgraded: MakeFile) -> None:
+def test_the_text_has_one_line_per_plan_and_the_answer(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(null_vectors=1, length=50))
     result = run(file.path, "--within", "2h")
     lines = result.splitlines()
     assert lines[0].split()[:4] == ["model", "factor", "rows", "backend"]
     assert lines[1].split()[:4] == ["Nomic", "1", "99", "tiled"]
     assert len([line for line in lines if line.startswith(("Nomic ", "STSBMpnet "))]) == 8
-    assert "Nomic: factors from 25 on keep nothing but the first outputs" in result
+    assert "Nomic: factors from 25 on keep only the first outputs" in result
     assert "Nomic: 1 of 100 vectors are missing" in result
     assert "all models: factor 1 ends within 2.0 h, in about" in result
     named = run(file.path, "Nomic", "--within", "0s", "--downsample", "2")
-    assert "Nomic: none of these factors ends within 0 s; the soonest is factor 2, in about" in named
+    assert "Nomic: none of these factors ends within 0 s; the fastest is factor 2, in about" in named
     assert "ends within" not in run(file.path, "Nomic", "--downsample", "2")
 
 
-def test_a_busy_machine_is_told(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_reported(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     path = upgraded().path
     for load, is_busy in ((0.0, False), (1000.0, True)):
         monkeypatch.setattr(planning, "busy_cores", lambda load=load: load)
@@ -357,7 +357,7 @@ def test_a_busy_machine_is_told(upgraded: MakeFile, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("text", ["", "8", "h", "1h 2", "-1h", "1d", "soon"])
-def test_a_time_that_is_none_is_wrong_usage(upgraded: MakeFile, text: str) -> None:
+def test_an_invalid_time_is_wrong_usage(upgraded: MakeFile, text: str) -> None:
     result = CliRunner().invoke(main, ["plan-clustering", "--within", text, "--db", str(upgraded().path)])
     assert result.exit_code == 2
     assert f"a time must be such as 8h, 30m, 90s or 1h30m; got {text!r}" in result.stderr

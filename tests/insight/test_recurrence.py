@@ -1,4 +1,4 @@
-"""Texts that repeat are those that the definition names, with holes and without."""
+"""Test that repeated texts match the definition, with and without missing steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def found_in(texts: dict[int, str]) -> Recurrence:
 
 
 def spelled(word: str, first: int = 0) -> dict[int, str]:
-    """Make a text of every letter; a dot is a hole."""
+    """Make one text per letter; a dot is a missing step."""
     return {first + step: letter for step, letter in enumerate(word) if letter != "."}
 
 
@@ -55,7 +55,7 @@ def spelled(word: str, first: int = 0) -> dict[int, str]:
         ("aaa..", 1, 0),
     ],
 )
-def test_periods_by_hand(word: str, period: int | None, absorbed_at: int | None) -> None:
+def test_periods_match_hand_computed_examples(word: str, period: int | None, absorbed_at: int | None) -> None:
     findings = found_in(spelled(word))
     assert (findings.period, findings.absorbed_at) == (period, absorbed_at)
 
@@ -64,11 +64,11 @@ def test_texts_that_occurred_before_are_returns() -> None:
     assert found_in(spelled("abacabad")) == Recurrence(distinct_texts=4, returns=4, last_text_step=7)
 
 
-def test_a_run_need_not_begin_at_nought() -> None:
+def test_a_run_may_begin_at_any_step() -> None:
     assert found_in(spelled("baaa", first=7)).absorbed_at == 8
 
 
-def test_texts_are_compared_as_they_are() -> None:
+def test_texts_are_compared_without_normalisation() -> None:
     assert found_in({0: "a", 1: "a ", 2: "A", 3: ""}) == Recurrence(4, 0, last_text_step=3)
     assert found_in({0: "", 1: "", 2: ""}).period == 1
 
@@ -76,7 +76,7 @@ def test_texts_are_compared_as_they_are() -> None:
 @given(st.text("ab.", max_size=40) | st.text("abc", max_size=70), st.integers(0, 3))
 @example("ab" * 20 + "c" + "ab" * 17, 0)
 @example("abcdefghijklmnop" * 3, 0)
-def test_any_run_is_as_the_definition_says(word: str, first: int) -> None:
+def test_every_run_matches_the_definition(word: str, first: int) -> None:
     texts = spelled(word, first)
     fields = vars(found_in(texts))
     assert sorted(fields.pop("left_stretches")) == reference.left_stretches_of(texts)
@@ -98,11 +98,13 @@ def test_any_run_is_as_the_definition_says(word: str, first: int) -> None:
         ("aaaaaab", ((1, 6),)),
     ],
 )
-def test_stretches_that_were_left_again_by_hand(word: str, stretches: tuple[tuple[int, int], ...]) -> None:
+def test_loops_that_were_left_match_hand_computed_examples(
+    word: str, stretches: tuple[tuple[int, int], ...]
+) -> None:
     assert found_in(spelled(word)).left_stretches == stretches
 
 
-def test_a_pause_is_told_from_the_end_by_what_other_runs_did() -> None:
+def test_a_pause_and_an_end_differ_by_what_other_runs_did() -> None:
     # Three runs say one text three times in the middle, one of these ends in four; one goes on for ever.
     runs = [found_in(spelled(word)) for word in ("aaab", "xaaab", "aaabcccc", "ddddd")]
     stretches = describe_stretches(runs)
@@ -133,6 +135,6 @@ def test_absorption_counts_the_runs_that_were_not_absorbed(hazard: float, n_step
     assert (absorption.n_runs, absorption.n_absorbed) == (6_000, sum(run.period is not None for run in runs))
 
 
-def test_runs_of_two_texts_say_nothing_of_absorption() -> None:
+def test_runs_of_two_texts_give_no_absorption_estimate() -> None:
     absorption = describe_absorption([found_in(spelled(word)) for word in ("", "a", "ab")])
     assert absorption == Absorption(0, 0, None, None, None)

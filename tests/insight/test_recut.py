@@ -80,7 +80,7 @@ def cluster(database: Database, model: str, **options: Any) -> ClusteringSummary
 
 
 def stored(database: Database, summary: ClusteringSummary) -> dict[str, list[Any]]:
-    """Everything that is stored of a clustering but its id, times and parameters."""
+    """Return everything stored of a clustering except its id, times and parameters."""
     queries = {
         "assignments": "SELECT embedding_id, label, probability FROM embeddingcluster",
         "clusters": "SELECT label, medoid_embedding_id, size, persistence, medoid_copies FROM cluster",
@@ -96,7 +96,7 @@ def stored(database: Database, summary: ClusteringSummary) -> dict[str, list[Any
 
 
 @pytest.mark.parametrize("make", DATA.values(), ids=DATA)
-def test_a_recut_is_what_a_fit_finds(tmp_path: Path, make: Any) -> None:
+def test_a_recut_equals_a_new_fit(tmp_path: Path, make: Any) -> None:
     database, model = make(tmp_path)
     source = cluster(database, model)
     n_different = set()
@@ -118,7 +118,7 @@ def test_a_recut_is_what_a_fit_finds(tmp_path: Path, make: Any) -> None:
     assert len(n_different) >= 8
 
 
-def test_a_recut_can_be_cut_again_when_its_source_is_gone(tmp_path: Path) -> None:
+def test_a_recut_can_be_recut_after_its_source_was_deleted(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     source = cluster(database, model)
     first = summary(database, recut_clustering(database, source, Changes(epsilon=0.2)).id)
@@ -161,7 +161,7 @@ def test_a_recut_that_changes_nothing_stores_nothing(tmp_path: Path) -> None:
     assert snapshot(database.path or "") == before
 
 
-def test_what_stays_as_it_was_and_has_no_effect_on_the_new_method_is_dropped(tmp_path: Path) -> None:
+def test_stored_settings_without_effect_on_the_new_method_are_dropped(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     source = cluster(database, model, max_cluster_size=100, allow_single_cluster=True)
     leaves = recut_clustering(database, source, Changes(selection_method="leaf", epsilon=0.0))
@@ -192,7 +192,7 @@ def test_a_recut_is_of_the_rows_that_were_clustered(tmp_path: Path) -> None:
     assert stored(database, summary(database, again.id)) == stored(database, summary(database, recut.id))
 
 
-def test_what_belongs_to_the_tree_cannot_be_changed(tmp_path: Path) -> None:
+def test_parameters_of_the_tree_cannot_be_changed(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     source = cluster(database, model)
     with pytest.raises(InvalidParameter, match=r"must be 1 to 20, .*; got 21; .* --keep-neighbours 21\)"):
@@ -207,7 +207,7 @@ def test_what_belongs_to_the_tree_cannot_be_changed(tmp_path: Path) -> None:
         recut_clustering(database, source, Changes(epsilon=3.0))
 
 
-def test_without_neighbours_min_samples_stays(tmp_path: Path) -> None:
+def test_without_stored_neighbours_min_samples_cannot_change(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     (outcome,) = clustering_manager.cluster_all_data(
         database, [model], resources=Resources(keep_neighbours=0), downsample=5
@@ -230,7 +230,7 @@ def test_without_neighbours_min_samples_stays(tmp_path: Path) -> None:
     assert "min_samples must be 1 to 12, up to which neighbours are stored; got 13" in refused.stderr
 
 
-def test_without_a_tree_there_is_nothing_to_cut(tmp_path: Path) -> None:
+def test_without_a_stored_tree_recut_is_refused(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     (outcome,) = clustering_manager.cluster_all_data(
         database, [model], resources=Resources(keep_tree=False), downsample=5
@@ -242,7 +242,7 @@ def test_without_a_tree_there_is_nothing_to_cut(tmp_path: Path) -> None:
         recut_clustering(database, few, Changes(min_cluster_size=10))
 
 
-def test_embeddings_that_went_or_changed_are_noticed(tmp_path: Path) -> None:
+def test_deleted_and_changed_embeddings_are_detected(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     source = cluster(database, model)
     copy = tmp_path / "copy.sqlite"
@@ -264,7 +264,7 @@ def test_embeddings_that_went_or_changed_are_noticed(tmp_path: Path) -> None:
         recut_clustering(database, source, Changes(epsilon=0.2))
 
 
-def test_the_command_answers_like_cluster_embeddings(tmp_path: Path) -> None:
+def test_the_command_prints_like_cluster_embeddings(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     source = cluster(database, model)
     words = ["recut-clustering", "--model", model, "--min-cluster-size", "1%", "--no-allow-single-cluster"]

@@ -1,4 +1,4 @@
-"""Stability by runs: indices by hand, whole runs drawn, and clusters that hang on one run."""
+"""Test stability by runs: indices by hand, complete runs sampled, clusters that depend on one run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.insight.test_milestones import laid_out
 from tests.snapshots import REPOSITORY
 
 
-def test_the_best_jaccard_by_hand() -> None:
+def test_the_best_jaccard_matches_a_hand_computed_example() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, OUTLIER, 3])
     others = np.array([5, 5, 5, OUTLIER, 5, 2, 2, OUTLIER])
     # 3 of 0 are among the 4 of cluster 5, one is an outlier there: 3 / 5; 1 shares one row with 2: 1 / 3.
@@ -58,7 +58,7 @@ def test_verdicts_are_those_of_the_paper(jaccard: float, verdict: str | None) ->
     assert ClusterStability(0, 9, jaccard, 0.0, 1.0).verdict == verdict
 
 
-def test_runs_are_drawn_whole() -> None:
+def test_runs_are_sampled_with_all_their_rows() -> None:
     steps = laid_out([dict.fromkeys(range(5), (0, 1.0)) for _ in range(60)])
     shares = []
     for rows in draw_runs(steps, 50):
@@ -79,7 +79,7 @@ def test_members_are_counted_by_run_and_prompt() -> None:
     assert (none.size, none.runs) == (0, 0)
 
 
-def test_the_sample_is_less_stable_than_it_looks(tmp_path: Path) -> None:
+def test_the_sample_has_few_stable_clusters(tmp_path: Path) -> None:
     database = open_database(tmp_path / "sample.sqlite", create=True)
     import_embeddings([REPOSITORY / "panic_tda" / "sample" / "captions_minilm.parquet"], database)
     cluster_all_data(database)

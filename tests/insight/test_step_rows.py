@@ -1,4 +1,4 @@
-"""Steps of runs as rows, with how far each lies from the first and from the one before."""
+"""Test steps of runs as rows, with the distances to the first and the previous step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def steps_of(database: Database, clustering: ClusteringSummary, **options: Any) 
 
 
 def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
-    """Return what the rows have to be, from the definitions, one run after another."""
+    """Return the expected rows by the definitions, one run after another."""
     runs: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     parities: dict[tuple[str, str], set[int]] = defaultdict(set)
     with opened(path) as connection:
@@ -79,7 +79,7 @@ def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
 
 
 def require_steps(table: pa.Table, wanted: list[dict[str, Any]]) -> None:
-    """Compare the columns of a table with what they have to be."""
+    """Compare the columns of a table with the expected ones."""
     assert table.column_names == [*COLUMNS, "drift", "stride"]
     rows = table.to_pylist()
     assert [{name: row[name] for name in COLUMNS} for row in rows] == [
@@ -94,7 +94,7 @@ def require_steps(table: pa.Table, wanted: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize(("downsample", "core"), [(1, 0.0), (3, 0.0), (1, 0.9)])
 @pytest.mark.parametrize("model", ["Nomic", "NomicVision"])
-def test_rows_are_those_of_the_definitions(
+def test_rows_match_the_definitions(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, model: str, downsample: int, core: float
 ) -> None:
     file = upgraded(EVERYTHING)
@@ -150,7 +150,7 @@ def test_planted_steps_have_their_states(tmp_path: Path) -> None:
     assert table["drift"].null_count == table["stride"].null_count == len(expected)
 
 
-def test_a_vector_that_has_gone_is_in_no_distance(upgraded: MakeFile) -> None:
+def test_a_deleted_vector_is_in_no_distance(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=2, duplicates=0.0))
     clustering = clustered(file.database)
     all_steps = steps_of(file.database, clustering, with_drift=True).to_pylist()
@@ -172,7 +172,7 @@ def test_a_vector_that_has_gone_is_in_no_distance(upgraded: MakeFile) -> None:
         assert after == {name: None if name in missing else value for name, value in before.items()}
 
 
-def test_copies_are_no_step_away(upgraded: MakeFile) -> None:
+def test_copies_have_distance_0(upgraded: MakeFile) -> None:
     course = Course(3)
     vectors = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [3e-20, 6e-20, 9e-20], [-0.1, -0.2, -0.3]], "f4")
     drift, stride = course.measure(vectors, np.arange(4))
@@ -181,7 +181,7 @@ def test_copies_are_no_step_away(upgraded: MakeFile) -> None:
     np.testing.assert_allclose(drift[2:], [0, 2], atol=1e-7)
 
 
-def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
+def test_the_schema_names_the_clustering(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database)
     metadata = json.loads(

@@ -1,4 +1,4 @@
-"""A sweep says of every setting what recut would store, and how the labels change on the way."""
+"""Test that a sweep shows what recut would store for every setting, and the agreement between settings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def labels_of(database: Database, clustering_id: Any) -> Any:
         return read_assignments(connection, clustering_id).labels
 
 
-def test_a_row_is_what_recut_stores(clustered: tuple[Database, ClusteringSummary], tmp_path: Path) -> None:
+def test_a_row_equals_what_recut_stores(
+    clustered: tuple[Database, ClusteringSummary], tmp_path: Path
+) -> None:
     source_database, source = clustered
     settings = sweep_clustering(source_database, source, GRID)
     options = [
@@ -105,7 +107,7 @@ def test_a_row_is_what_recut_stores(clustered: tuple[Database, ClusteringSummary
     assert len({setting.n_clusters for setting in settings}) > 10
 
 
-def test_a_sweep_over_min_samples_is_what_fits_find(
+def test_a_sweep_over_min_samples_equals_new_fits(
     clustered: tuple[Database, ClusteringSummary], tmp_path: Path
 ) -> None:
     shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
@@ -151,7 +153,7 @@ def test_the_command_shows_min_samples_where_it_varies(clustered: tuple[Database
     assert [setting["min_samples"] for setting in json.loads(result)["settings"]] == [2, 3, 4]
 
 
-def test_what_is_not_asked_stays_and_the_stored_setting_agrees_fully(
+def test_settings_that_are_not_swept_stay_and_the_stored_one_has_agreement_1(
     clustered: tuple[Database, ClusteringSummary],
 ) -> None:
     database, source = clustered
@@ -210,7 +212,7 @@ def test_a_setting_is_shown_with_and_without_a_single_cluster_where_they_differ(
         )
 
 
-def test_what_is_undefined_of_one_cluster_is_a_dash_in_the_table_and_null_in_json(
+def test_undefined_values_are_dashes_in_the_table_and_null_in_json(
     clustered: tuple[Database, ClusteringSummary], tmp_path: Path
 ) -> None:
     shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
@@ -237,7 +239,7 @@ def test_what_is_undefined_of_one_cluster_is_a_dash_in_the_table_and_null_in_jso
 
 
 @given(st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 3)), min_size=1, max_size=60))
-def test_agreement_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+def test_agreement_equals_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     # So many rows that scikit-learn does not take the labels for measurements.
     left, right = np.repeat(np.array(pairs), 3, axis=0).T
     assert adjusted_rand(contingency(left, right)) == pytest.approx(
@@ -268,7 +270,7 @@ def obvious_validity(tree: SpanningTree, labels: Any) -> float:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_validity_is_what_the_definition_says(seed: int) -> None:
+def test_validity_matches_its_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = np.arange(1, 60)
     tree = SpanningTree(rng.integers(0, rows), rows, rng.random(59))
@@ -324,7 +326,7 @@ def test_exact_backends_agree_on_validity_in_a_real_file(real_file: Database) ->
     assert swept[0] == pytest.approx(swept[1], rel=1e-9)
 
 
-def test_validity_is_hdbscans() -> None:
+def test_validity_equals_that_of_hdbscan() -> None:
     from hdbscan import HDBSCAN
 
     rng = np.random.default_rng(3)
@@ -337,7 +339,7 @@ def test_validity_is_hdbscans() -> None:
     assert relative_validity(tree, labels, 3) == pytest.approx(model.relative_validity_)
 
 
-def test_the_command_reads_a_file_that_nobody_may_write(
+def test_the_command_reads_a_read_only_file(
     clustered: tuple[Database, ClusteringSummary], tmp_path: Path
 ) -> None:
     database, source = clustered
@@ -373,7 +375,7 @@ def test_the_command_reads_a_file_that_nobody_may_write(
 @pytest.mark.parametrize(
     "text", ["0.2:0.6", "0.6:0.2:0.1", "0:1:0", "0:1:1e-9", "x", "", "0.1,,0.2", "nan:1:1"]
 )
-def test_values_that_are_none_are_refused(clustered: tuple[Database, ClusteringSummary], text: str) -> None:
+def test_invalid_values_are_refused(clustered: tuple[Database, ClusteringSummary], text: str) -> None:
     result = CliRunner().invoke(main, ["sweep-clustering", "--epsilon", text, "--db", str(clustered[0])])
     assert result.exit_code == 2
     assert "FROM:TO:STEP such as 0.2:0.6:0.05" in result.stderr

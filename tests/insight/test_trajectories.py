@@ -1,4 +1,4 @@
-"""Trajectories follow the definitions step by step: on the sample, on field files, on planted runs."""
+"""Compare trajectories with the definitions, step by step: the sample, field files, planted runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def same(actual: Any, expected: Any, at: str = "") -> None:
 def study_is_the_references(
     database: Database, clustering: ClusteringSummary, **options: Any
 ) -> TrajectoryStudy:
-    """Study, and compare all that is printed with the reference."""
+    """Study trajectories, and compare everything printed with the reference."""
     study = study_trajectories(database, clustering, **options)
     assert database.path is not None
     lag = options.pop("lag", None) or clustering.record.downsample
@@ -136,7 +136,7 @@ def sample(
     ],
     ids=str,
 )
-def test_the_sample_is_as_the_reference_says(
+def test_the_sample_matches_the_reference(
     sample: dict[tuple[str, int], tuple[Database, ClusteringSummary]],
     model: str,
     downsample: int,
@@ -152,7 +152,7 @@ def test_the_sample_is_as_the_reference_says(
 @pytest.mark.parametrize("downsample", [1, 10])
 @pytest.mark.parametrize("by", [by for by in GROUPINGS if by != "model"])
 @pytest.mark.parametrize("core_probability", [0.0, 0.5])
-def test_planted_runs_are_as_the_reference_says(
+def test_planted_runs_match_the_reference(
     tmp_path: Path, downsample: int, by: str, core_probability: float
 ) -> None:
     database, clustering = plant(tmp_path / "all.sqlite", list(FATES.values()), downsample=downsample)
@@ -164,7 +164,7 @@ def test_planted_runs_are_as_the_reference_says(
 
 
 @pytest.mark.parametrize("factor", [1, 3])
-def test_field_files_are_as_the_reference_says(upgraded: MakeFile, factor: int) -> None:
+def test_field_files_match_the_reference(upgraded: MakeFile, factor: int) -> None:
     file = upgraded(replace(EVERYTHING, orphan_invocations=20, duplicates=0.5))
     for outcome in cluster_all_data(file.database, downsample=factor, skip_invalid=True):
         if outcome.id is None:
@@ -178,31 +178,31 @@ def test_field_files_are_as_the_reference_says(upgraded: MakeFile, factor: int) 
 # ---------------------------------------------------------------------------- planted, by name
 
 
-def test_a_fixed_point(tmp_path: Path) -> None:
+def test_a_fixed_point_is_found(tmp_path: Path) -> None:
     study = planted(tmp_path, "fixed point")
     assert (study.period, study.absorbed_at, study.distinct_texts, study.returns) == (1, 5, 6, 24)
     assert (study.settled_in, study.settled_at) == (1, 5)
     assert study.visits.tolist() == [[0, 0, 5], [1, 5, 25]]
 
 
-def test_a_loop_of_two(tmp_path: Path) -> None:
+def test_a_loop_of_two_is_found(tmp_path: Path) -> None:
     study = planted(tmp_path, "loop of two")
     assert (study.period, study.absorbed_at, study.distinct_texts) == (2, 4, 6)
     assert (study.settled_in, len(study.visits)) == (None, 40)
 
 
-def test_a_loop_of_three_whose_images_were_not_stored(tmp_path: Path) -> None:
+def test_a_loop_of_three_is_found_without_stored_images(tmp_path: Path) -> None:
     study = planted(tmp_path, "loop of three")
     assert (study.period, study.absorbed_at) == (3, 2)
 
 
-def test_a_loop_that_was_left_again_is_none(tmp_path: Path) -> None:
+def test_a_loop_that_was_left_again_does_not_count(tmp_path: Path) -> None:
     study = planted(tmp_path, "a loop left again")
     assert (study.period, study.absorbed_at, study.distinct_texts, study.returns) == (None, None, 8, 22)
     assert study.visits.tolist() == [[0, 0, 30]]
 
 
-def test_a_run_without_a_core(tmp_path: Path) -> None:
+def test_a_run_without_a_core_step_is_all_transit(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [FATES["no core"]])
     study = study_is_the_references(database, clustering)
     (run,) = study.runs
@@ -235,7 +235,7 @@ def test_entering_and_transit_belong_to_a_state(tmp_path: Path) -> None:
     assert [numbers[ids[row]] for row in steps.rows] == steps.sequence_numbers.tolist()
 
 
-def test_holes_are_time_that_passes(tmp_path: Path) -> None:
+def test_missing_steps_count_as_time(tmp_path: Path) -> None:
     study = planted(tmp_path, "holes")
     assert study.visits.tolist() == [[0, 1, 3], [1, 4, 11], [2, 15, 4]]
     # Nobody knows what stood in the hole.
@@ -247,13 +247,13 @@ def test_a_hole_ends_a_loop_backwards(tmp_path: Path) -> None:
     assert (study.period, study.absorbed_at) == (2, 13)
 
 
-def test_only_strong_members_are_core(tmp_path: Path) -> None:
+def test_only_members_above_the_core_probability_are_core(tmp_path: Path) -> None:
     study = planted(tmp_path, "weak members", core_probability=0.5)
     assert study.visits.tolist() == [[0, 0, 21], [2, 21, 9]]
     assert study.transit_steps == 12
 
 
-def test_one_step_is_a_run(tmp_path: Path) -> None:
+def test_a_run_may_have_one_step(tmp_path: Path) -> None:
     study = planted(tmp_path, "one step")
     assert study.visits.tolist() == [[3, 0, 1]]
     assert (study.settled_in, study.period) == (None, None)
@@ -296,7 +296,9 @@ def test_settled_is_for_a_fifth_of_a_run(tmp_path: Path, n_steps: int, n_final: 
         ([0] * 100 + [2] * 12 + [OUTLIER] * 13, None),
     ],
 )
-def test_a_run_settles_where_it_mostly_is(tmp_path: Path, labels: list[int], settled: int | None) -> None:
+def test_a_run_settles_in_its_most_frequent_cluster(
+    tmp_path: Path, labels: list[int], settled: int | None
+) -> None:
     for downsample in (1, 3):
         stretched = [label for label in labels for _ in range(downsample)]
         runs = [PlantedRun(stretched, network=("FluxDev", name)) for name in ("BLIP2", "Moondream")]
@@ -307,7 +309,7 @@ def test_a_run_settles_where_it_mostly_is(tmp_path: Path, labels: list[int], set
         assert [group.settled_runs for group in study.groups] == [settled is not None] * 2
 
 
-def test_weak_members_are_not_where_a_run_settled(tmp_path: Path) -> None:
+def test_weak_members_do_not_count_for_settling(tmp_path: Path) -> None:
     run = PlantedRun([2] * 30, probabilities=[0.9] * 14 + [0.1] * 16)
     database, clustering = plant(tmp_path / "weak.sqlite", [run])
     assert study_is_the_references(database, clustering).runs[0].settled_in == 2
@@ -315,7 +317,7 @@ def test_weak_members_are_not_where_a_run_settled(tmp_path: Path) -> None:
     assert (run_summary.settled_in, run_summary.transit_steps) == (None, 16)
 
 
-def test_the_last_sampled_step_settles_nothing(tmp_path: Path) -> None:
+def test_the_last_sampled_step_alone_does_not_settle_a_run(tmp_path: Path) -> None:
     # One look at every twenty-fifth step says nothing of the steps after it; two say that it stayed.
     for n_steps, settled in ((51, None), (76, 1)):
         labels = [0] * 50 + [1] * (n_steps - 50)
@@ -325,7 +327,7 @@ def test_the_last_sampled_step_settles_nothing(tmp_path: Path) -> None:
         assert run.visits.tolist() == [[0, 0, 50], [1, 50, n_steps - 50]]
 
 
-def test_time_goes_by_output_steps_whatever_was_sampled(tmp_path: Path) -> None:
+def test_time_is_counted_in_output_steps_at_every_sampling_factor(tmp_path: Path) -> None:
     run = PlantedRun([0] * 30 + [1] * 40, [*"abcdefg", *[A] * 63])
     for stored in ("images", "texts", "every"):
         for downsample in (1, 10):
@@ -351,7 +353,7 @@ def test_time_goes_by_output_steps_whatever_was_sampled(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- groups
 
 
-def test_runs_are_grouped_by_who_wrote_what_was_sampled(tmp_path: Path) -> None:
+def test_runs_are_grouped_by_the_model_that_generated_the_sampled_outputs(tmp_path: Path) -> None:
     runs = [
         PlantedRun([0] * 6, network=("FluxDev", "BLIP2")),
         PlantedRun([0] * 6, network=("FluxDev", "Moondream")),
@@ -373,7 +375,7 @@ def test_runs_are_grouped_by_who_wrote_what_was_sampled(tmp_path: Path) -> None:
     ]
 
 
-def test_images_are_grouped_by_who_painted_them(upgraded: MakeFile) -> None:
+def test_images_are_grouped_by_the_model_that_generated_them(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",), text_models=("Nomic",)))
     for model, writer in (("NomicVision", "SDXLTurbo"), ("Nomic", "BLIP2")):
         (outcome,) = cluster_all_data(file.database, [model])
@@ -383,7 +385,7 @@ def test_images_are_grouped_by_who_painted_them(upgraded: MakeFile) -> None:
         assert (group.group, group.n_runs) == ({"model": writer}, 4)
 
 
-def test_runs_that_have_gone_are_a_group_of_their_own(tmp_path: Path) -> None:
+def test_deleted_runs_are_a_group_of_their_own(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 6), PlantedRun([1] * 6)])
     with opened(tmp_path / "one.sqlite") as connection:
         connection.execute("DELETE FROM run WHERE id = ?", (run_id(1),))
@@ -397,13 +399,13 @@ def test_runs_that_have_gone_are_a_group_of_their_own(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- dead ends
 
 
-def test_a_clustering_without_clusters(tmp_path: Path) -> None:
+def test_a_clustering_without_clusters_has_only_transit(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([-1] * 6), PlantedRun([-1])])
     study = study_is_the_references(database, clustering)
     assert (study.total.transit_steps, study.total.dwell.visits) == (7, 0)
 
 
-def test_a_clustering_whose_embeddings_have_all_gone(tmp_path: Path) -> None:
+def test_a_clustering_whose_embeddings_were_deleted_has_no_runs(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 6)])
     with opened(tmp_path / "one.sqlite") as connection:
         connection.execute("DELETE FROM embeddingcluster")
@@ -440,20 +442,20 @@ def test_a_lag_without_pairs_is_refused(tmp_path: Path) -> None:
         study_trajectories(single, of_one, lag=1)
 
 
-def test_runs_are_grouped_by_what_they_have(tmp_path: Path) -> None:
+def test_an_unknown_grouping_is_refused(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0])])
     with pytest.raises(InvalidParameter, match=r"by must be one of network; prompt;.*got 'seed'"):
         study_trajectories(database, clustering, by="seed")
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, math.nan])
-def test_a_core_probability_is_a_probability(tmp_path: Path, probability: float) -> None:
+def test_a_core_probability_outside_0_and_1_is_refused(tmp_path: Path, probability: float) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0])])
     with pytest.raises(InvalidParameter, match="from 0 to 1"):
         study_trajectories(database, clustering, core_probability=probability)
 
 
-def test_a_run_is_found_by_its_beginning(tmp_path: Path) -> None:
+def test_a_run_is_found_by_a_prefix_of_its_id(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0])] * 17)
     study = study_trajectories(database, clustering)
     for reference_ in (run_id(2), str(UUID(run_id(2))), "00000003", "00000003-aa", "00000003AA"):

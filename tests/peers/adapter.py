@@ -1,4 +1,4 @@
-"""Our function in the dress of scikit-learn's and hdbscan's classes, for their own tests to be run on it.
+"""Wrap our function in the interfaces of scikit-learn's and hdbscan's classes, to run their tests on it.
 
 Theirs measure Euclidean distances, ours chords between unit vectors. A small patch of a sphere is flat: on
 one with a radius far beyond that of the points, chords are in proportion to their distances.
@@ -39,11 +39,11 @@ NO_ERROR = pytest.fail.Exception
 
 
 class OutOfScope(Exception):
-    """Theirs offers it and this package does not; of no class that a test of theirs expects."""
+    """A feature that the peer has and this package does not; no peer test expects this error."""
 
 
 class Difference(NamedTuple):
-    """Why a test of theirs fails, and with what."""
+    """Reason and error of a peer test that fails."""
 
     reason: str
     raises: type[BaseException] | tuple[type[BaseException], ...] = OutOfScope
@@ -125,7 +125,7 @@ class _Peer:
 
     @property
     def centroids_(self) -> FloatArray:
-        """Not ours to find; the tests that look at medoids look at these first."""
+        """Not computed; present because tests of medoids access it first."""
         of_label = [self.labels_ == label for label in self.clustering.medoid_indices]
         means = [
             np.average(self.X[members], axis=0, weights=self.probabilities_[members]) for members in of_label
@@ -133,7 +133,7 @@ class _Peer:
         return np.reshape(means, (len(of_label), self.X.shape[1]))
 
     def edges(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """Our spanning tree in the lengths of their rows, the shortest edge first."""
+        """Return our spanning tree in the units of the peer's rows, the shortest edge first."""
         tree = self.clustering.tree
         assert tree is not None
         order = np.argsort(tree.height, kind="stable")
@@ -186,7 +186,7 @@ def hdbscan(X: Any, **options: Any) -> tuple[Any, ...]:
 
 
 def on_a_sphere(X: Any) -> tuple[Any, float]:
-    """Put points on the unit sphere, and say what chord a distance of 1 is there."""
+    """Map points to the unit sphere; return them and the chord of a distance of 1."""
     if X.ndim != 2 or X.dtype.kind not in "fiu" or not np.isfinite(X).all():
         return X, 1.0  # ours to refuse
     centred = X - X.mean(axis=0)
@@ -196,7 +196,7 @@ def on_a_sphere(X: Any) -> tuple[Any, float]:
 
 
 def their_tests(module: str, **ours: Any) -> ModuleType:
-    """Run a module of tests as a new one, in which names of theirs stand for ours."""
+    """Load a module of peer tests in which the peer's names refer to ours."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.loader is not None
@@ -209,7 +209,7 @@ def their_tests(module: str, **ours: Any) -> ModuleType:
 
 
 def expect(request: pytest.FixtureRequest, differences: dict[str, Difference]) -> None:
-    """Have a test fail that is listed, by its name or with its parameters, and as the list says."""
+    """Expect listed tests, by name or with parameters, to fail with the listed error."""
     difference = differences.get(request.node.name) or differences.get(request.node.originalname)
     if difference:
         mark = pytest.mark.xfail(reason=difference.reason, raises=difference.raises, strict=True)

@@ -1,4 +1,4 @@
-"""hdbscan's own tests of HDBSCAN, on ours: each passes, or stands below with the reason why not."""
+"""Run hdbscan's own tests on our HDBSCAN: each passes, or is listed with the reason."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ def _expected(request: pytest.FixtureRequest) -> None:
     expect(request, DIFFERENCES)
 
 
-def test_no_difference_is_listed_for_a_test_that_is_gone() -> None:
+def test_every_listed_difference_belongs_to_an_existing_test() -> None:
     assert DIFFERENCES.keys() <= vars(_theirs).keys()
 
 
-def test_all_of_their_tests_of_hdbscan_are_here() -> None:
+def test_all_peer_tests_of_hdbscan_are_run() -> None:
     folder = Path(hdbscan.__file__).parent / "tests"
     assert {path.stem for path in folder.glob("test_*.py")} == {"test_hdbscan", *OTHER_FUNCTIONS}
 
 
 @pytest.mark.parametrize("min_samples", [1, 4, 19])
-def test_on_their_rows_the_spanning_tree_weighs_what_theirs_does(min_samples: int) -> None:
+def test_on_peer_data_the_spanning_tree_has_the_same_weight(min_samples: int) -> None:
     # The sorted weights are unique even where ties leave a choice of trees.
     rows = _theirs.generate_noisy_data()
     exact = {"approx_min_span_tree": False, "core_dist_n_jobs": 1, "gen_min_span_tree": True}

@@ -1,4 +1,4 @@
-"""scikit-learn's own tests of HDBSCAN, on ours: each passes, or stands below with the reason why not."""
+"""Run scikit-learn's own tests on our HDBSCAN: each passes, or is listed with the reason."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def global_random_seed(request: pytest.FixtureRequest) -> int:
     return seed
 
 
-def test_no_difference_is_listed_for_a_test_that_is_gone() -> None:
+def test_every_listed_difference_belongs_to_an_existing_test() -> None:
     assert {name.partition("[")[0] for name in DIFFERENCES} <= vars(_theirs).keys()
 
 
-def test_all_of_their_tests_of_hdbscan_are_here() -> None:
+def test_all_peer_tests_of_hdbscan_are_run() -> None:
     folder = Path(sklearn.cluster.__file__).parent
     names = {path.stem for path in folder.rglob("test_*.py") if "HDBSCAN(" in path.read_text()}
     assert names == {"test_hdbscan"}
 
 
 @pytest.mark.parametrize("min_samples", [1, 2, 5, 20])
-def test_on_their_rows_the_spanning_tree_weighs_what_theirs_does(min_samples: int) -> None:
+def test_on_peer_data_the_spanning_tree_has_the_same_weight(min_samples: int) -> None:
     # The sorted weights are unique even where ties leave a choice of trees.
     theirs = sklearn.cluster.HDBSCAN(min_samples=min_samples, copy=False).fit(_theirs.X)
     *_, lengths = SklearnPeer(min_samples=min_samples).fit(_theirs.X).edges()
@@ -84,7 +84,7 @@ def test_on_their_rows_the_spanning_tree_weighs_what_theirs_does(min_samples: in
 
 @pytest.mark.parametrize("method", ["eom", "leaf"])
 @pytest.mark.parametrize("single", [False, True])
-def test_on_their_rows_without_ties_the_clusters_are_theirs(method: str, single: bool) -> None:
+def test_on_peer_data_without_ties_the_clusters_are_equal(method: str, single: bool) -> None:
     noise = np.random.default_rng(0).uniform(-2, 2, (60, 2))
     for size in (3, 5, 20):
         options: dict[str, Any] = {

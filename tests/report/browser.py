@@ -1,4 +1,4 @@
-"""A real browser, and what a page did in it."""
+"""Drive a real browser and record what a page does in it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PLACES = """points => {
 
 
 class Opened:
-    """A page in a browser of its own settings, with all that it said and asked for."""
+    """A page in a browser with its own settings, with its messages and requests."""
 
     def __init__(self, browser: Any, path: Path, fragment: str = "", **settings: Any) -> None:
         # Without reduced motion, the page scrolls smoothly, and takes its time.
@@ -47,53 +47,53 @@ class Opened:
         self.context = browser.new_context(**plain | settings)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page = self.context.new_page()
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.requested: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.messages.append(dialog.message))
         self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.set_default_timeout(MILLISECONDS)
         self.page.goto(f"{path.as_uri()}{fragment}")
         self.page.wait_for_selector("html[data-ready]", state="attached")
 
-    def asks(self, script: str, argument: Any = None) -> Any:
+    def evaluate(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
 
     def until(self, script: str) -> None:
-        """Wait for something; the page's policy lets no text be waited for inside it."""
+        """Wait for a condition from outside, because the page's policy forbids evaluating text."""
         for _ in range(MILLISECONDS // 50):
-            if self.asks(script):
+            if self.evaluate(script):
                 return
             self.page.wait_for_timeout(50)
         raise AssertionError(f"never: {script}")
 
     def wait_for_frames(self) -> None:
-        """Wait until what was asked for has been laid out and drawn: two frames, and what they left to do."""
-        self.asks(
+        """Wait until the page is laid out and drawn: two frames and their tasks."""
+        self.evaluate(
             "() => new Promise((done) => "
             "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
         )
 
     def chosen(self, name: str) -> Any:
-        return self.asks("name => report.chosen[name]", name)
+        return self.evaluate("name => report.chosen[name]", name)
 
     def medoids(self) -> list[tuple[float, float]]:
         """Bring the map into sight, and return where in the window the medoids are, by label."""
         self.page.locator("#map-box").scroll_into_view_if_needed()
         self.wait_for_frames()
         box = self.page.locator("#map-box .over").bounding_box()
-        places = self.asks(PLACES, self.asks("() => Array.from(report.page.clusters.points)"))
+        places = self.evaluate(PLACES, self.evaluate("() => Array.from(report.page.clusters.points)"))
         return [(box["x"] + x, box["y"] + y) for x, y in places]
 
     def copied(self, selector: str) -> list[dict[str, str]]:
-        """Press a button that copies, and return the rows that it copied by their heads."""
+        """Press a copy button and return the copied rows by column."""
         self.page.locator(f"{selector} >> [data-role=copy]").first.click()
-        heads, *rows = self.asks("navigator.clipboard.readText()").split("\n")
+        heads, *rows = self.evaluate("navigator.clipboard.readText()").split("\n")
         return [dict(zip(heads.split("\t"), row.split("\t"), strict=True)) for row in rows]
 
     def numbers(self, title: str) -> list[dict[str, str]]:
-        """Unfold the numbers of a figure and copy them."""
+        """Open the numbers of a chart and copy them."""
         figure = f"figure:has(h3:text-is('{title}'))"
         self.page.locator(f"{figure} >> summary").first.click()
         return self.copied(figure)

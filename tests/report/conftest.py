@@ -1,4 +1,4 @@
-"""One browser for all tests of the page, and pages that none of them changes."""
+"""Provide one browser for all tests of the page, and pages that no test changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def no_umap() -> Iterator[None]:
-    """As where umap-learn is not installed: importing it takes longer than all pages."""
+    """Hide umap-learn, because importing it takes longer than making all pages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "umap", None)
         yield

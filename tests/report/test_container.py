@@ -1,4 +1,4 @@
-"""The page reads back everything that was packed."""
+"""Test that the page reads back everything that was packed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text("abc", max_size=3), VALUES), st.text())
-def test_arrays_and_texts_come_back(arrays: dict[str, Any], text: str) -> None:
+def test_arrays_and_texts_are_read_back_unchanged(arrays: dict[str, Any], text: str) -> None:
     result = unpack(pack({"arrays": arrays, "text": text, "none": [None, True, 1.5]}))
     assert result["text"] == text.encode("utf-8", "replace").decode()
     assert result["none"] == [None, True, 1.5]
@@ -32,13 +32,13 @@ def test_arrays_and_texts_come_back(arrays: dict[str, Any], text: str) -> None:
         np.testing.assert_array_equal(result["arrays"][name], values)
 
 
-def test_whole_numbers_take_as_few_bytes_as_hold_them() -> None:
+def test_integers_use_the_smallest_type_that_holds_them() -> None:
     for highest, width in ((255, 1), (65_535, 2), (2**31, 4)):
         assert unpack(pack({"a": np.array([0, highest])}))["a"].itemsize == width
     assert unpack(pack({"a": np.array([-1, 40_000])}))["a"].itemsize == 4
 
 
-def test_every_array_begins_where_a_browser_can_look_at_it() -> None:
+def test_every_array_is_aligned_for_typed_arrays() -> None:
     """A typed array of 8-byte numbers begins at a multiple of 8, or is an error there."""
     packed = pack({"text": "ä", "a": np.arange(3), "b": np.linspace(0, 1, 5), "c": np.arange(5)})
     raw = gzip.decompress(base64.b64decode(packed))
@@ -47,6 +47,6 @@ def test_every_array_begins_where_a_browser_can_look_at_it() -> None:
     assert len(raw) % 8 == 0
 
 
-def test_what_is_not_finite_is_refused() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         pack({"share": float("nan")})

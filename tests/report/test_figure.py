@@ -1,4 +1,4 @@
-"""`plot-clustering`: whole files, the same for the same seed, whatever texts say."""
+"""Test `plot-clustering`: complete files, the same for the same seed, hostile texts drawn literally."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def latest(database: Database) -> ClusteringSummary:
 
 
 def svg_texts(path: Path) -> list[str]:
-    """Return what is written in an SVG of Matplotlib's, which draws texts and names each in a comment."""
+    """Return the texts of an SVG by Matplotlib, which has them in comments."""
     return [
         comment.strip()
         for comment in re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
@@ -154,7 +154,7 @@ def test_a_cluster_whose_label_no_row_has_is_drawn_without_rows(
     assert result.exit_code == 0, result.stderr
 
 
-def test_dark_and_narrow(clustered: UpgradedFile, tmp_path: Path) -> None:
+def test_a_dark_and_narrow_figure_is_drawn(clustered: UpgradedFile, tmp_path: Path) -> None:
     path = tmp_path / "map.png"
     assert run("--db", clustered.path, "-o", path, "--dark", "--width", 3).exit_code == 0
     with Image.open(path) as image:
@@ -207,7 +207,7 @@ def test_vectors_show_title_settings_and_labels(clustered: UpgradedFile, tmp_pat
     assert "; 50 embeddings, sampled evenly over runs and steps." in " ".join(" ".join(texts).split())
 
 
-def test_hostile_texts_are_drawn_as_they_are(tmp_path: Path) -> None:
+def test_hostile_texts_are_drawn_literally(tmp_path: Path) -> None:
     labels = np.repeat(np.arange(len(HOSTILE)), 3).tolist()
     texts = np.repeat(HOSTILE, 3).tolist()
     path = tmp_path / "hostile.sqlite"
@@ -239,7 +239,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("labels", SMALL.values(), ids=SMALL)
-def test_little_to_draw(tmp_path: Path, labels: list[int]) -> None:
+def test_figures_of_few_rows_are_drawn(tmp_path: Path, labels: list[int]) -> None:
     # All vectors of planted runs are zero: everything lies at one place.
     plant(tmp_path / "small.sqlite", [PlantedRun(labels)])
     result = plotted("--db", tmp_path / "small.sqlite", "-o", tmp_path / "map.svg")
@@ -320,7 +320,7 @@ def nowhere() -> str:
     return chr(next(code for code in free if code not in taken))
 
 
-def test_characters_that_no_font_has_are_said(tmp_path: Path) -> None:
+def test_characters_that_no_font_has_are_reported(tmp_path: Path) -> None:
     sign = nowhere()
     plant(tmp_path / "one.sqlite", [PlantedRun([0] * 6 + [1] * 5, [f"{sign} and words"] * 6 + ["plain"] * 5)])
     result = run("--db", tmp_path / "one.sqlite", "-o", tmp_path / "map.svg")
@@ -335,7 +335,7 @@ def test_characters_that_no_font_has_are_said(tmp_path: Path) -> None:
 
 
 def test_a_font_that_has_a_character_is_found_among_all(clustered: UpgradedFile, tmp_path: Path) -> None:
-    """One that is in none of those that are asked first, drawn without a box."""
+    """A character in none of the preferred fonts is drawn without a box."""
     from matplotlib import font_manager, ft2font
     from matplotlib.figure import Figure
 
@@ -406,7 +406,7 @@ def test_clusters_have_the_colours_of_the_page(tmp_path: Path) -> None:
         assert len(set(drawn)) == 21
 
 
-def test_what_the_user_has_set_for_matplotlib_does_not_count(clustered: UpgradedFile, tmp_path: Path) -> None:
+def test_settings_of_matplotlib_do_not_change_the_figure(clustered: UpgradedFile, tmp_path: Path) -> None:
     import matplotlib
 
     plotted("--db", clustered.path, "-o", tmp_path / "one.svg")
@@ -416,7 +416,7 @@ def test_what_the_user_has_set_for_matplotlib_does_not_count(clustered: Upgraded
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
-def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
+def test_an_existing_file_is_replaced_completely_or_not_at_all(
     clustered: UpgradedFile, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matplotlib.figure import Figure
@@ -450,7 +450,9 @@ def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
         ("folder.png", "folder.png is a folder; give another name"),
     ],
 )
-def test_where_no_figure_can_go(clustered: UpgradedFile, tmp_path: Path, name: str, words: str) -> None:
+def test_invalid_figure_paths_are_refused(
+    clustered: UpgradedFile, tmp_path: Path, name: str, words: str
+) -> None:
     (tmp_path / "folder.png").mkdir()
     result = run("--db", clustered.path, "-o", tmp_path / name)
     assert result.exit_code == 2

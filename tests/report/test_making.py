@@ -1,4 +1,4 @@
-"""The file is whole or not there, and nobody's file is replaced by accident."""
+"""Test that the file of a report is complete or missing, and replaces no file by accident."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_page_is_not_written_under_another_ending(database: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["r.htm", "R.HTML"])
-def test_a_page_may_be_called_as_pages_are(database: Path, tmp_path: Path, name: str) -> None:
+def test_usual_endings_of_pages_are_accepted(database: Path, tmp_path: Path, name: str) -> None:
     assert make_report(database, tmp_path / name).exit_code == 0
     assert (tmp_path / name).read_bytes().startswith(b"<!doctype html>")
 
@@ -86,7 +86,7 @@ def test_without_jinja_nothing_is_read(
 
 
 @pytest.mark.parametrize("when", ["fsync", "replace"])
-def test_an_interruption_leaves_no_half_page(
+def test_an_interruption_leaves_no_partial_page(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
@@ -105,7 +105,7 @@ def test_an_interruption_leaves_no_half_page(
     assert os.listdir(tmp_path) == ["page.html"]
 
 
-def test_the_page_comes_from_a_file_that_cannot_be_written(database: Path, tmp_path: Path) -> None:
+def test_the_page_is_made_from_a_read_only_file(database: Path, tmp_path: Path) -> None:
     before = database.stat().st_mtime_ns
     assert make_report(database, tmp_path / "page.html").exit_code == 0
     assert database.stat().st_mtime_ns == before
@@ -123,7 +123,7 @@ def test_a_small_map_says_so_and_has_all_medoids(make_page: MakePage) -> None:
     assert labels.tolist() == list(range(source.record.n_clusters))
 
 
-def test_nothing_is_read_twice(database: Path) -> None:
+def test_every_table_is_read_once(database: Path) -> None:
     with statements() as executed:
         opened = open_current(database)
         with opened.session() as session:

@@ -1,4 +1,4 @@
-"""`report-clustering` names its page itself, and opens it where there is a browser."""
+"""Test the default name of a report, and opening it in a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.snapshots import opened
 
 @pytest.fixture
 def database(plain_page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a database with one clustering, beside the current folder."""
+    """Return a copy of a database with one clustering, next to the current folder."""
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path / "folder")
     return Path(shutil.copyfile(plain_page.parent / "walks.sqlite", tmp_path / "walks.sqlite"))
@@ -86,7 +86,7 @@ def test_the_browser_of_the_environment_opens_the_page(database: Path, tmp_path:
         ({"DISPLAY": ":99"}, ".*browser.*"),
     ],
 )
-def test_without_a_browser_it_says_how_to_see_the_page(
+def test_without_a_browser_the_message_says_how_to_see_the_page(
     database: Path, environment: dict[str, str], reason: str
 ) -> None:
     words = ("report-clustering", "--db", database, "-q", "--open", "-o", "page.html")

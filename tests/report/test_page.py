@@ -1,4 +1,4 @@
-"""The page in a browser: it asks for nothing, runs nothing it carries, and does what its controls say."""
+"""Test the page in a browser: no requests, no execution of its data, and the effects of its controls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOSTILE = (
 
 
 def hostile(name: str) -> str:
-    """Give every place, prompt and network a name that means harm, with a number behind it."""
+    """Give every text, prompt and network a hostile name with a number."""
     kind = HOSTILE[sum(map(ord, name.split(" seen")[0])) % len(HOSTILE)]
     return f"{kind} {name[-1]}".replace("\x00", "")
 
@@ -59,21 +59,21 @@ def test_a_page_opens_without_a_message_or_a_request(make_page: MakePage, opened
     for details in page.page.locator("details").all():
         details.evaluate("one => { one.open = true; }")
     page.wait_for_frames()
-    assert page.said == []
+    assert page.messages == []
     assert [url for url in page.requested if not url.startswith("data:")] == [path.as_uri()]
-    assert page.asks("document.querySelectorAll('script, img[src=x], b').length") == 1 + 5
-    assert page.asks("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.querySelectorAll('script, img[src=x], b').length") == 1 + 5
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_hostile_texts_are_shown_as_they_are(make_page: MakePage, opened: Open) -> None:
+def test_hostile_texts_are_shown_literally(make_page: MakePage, opened: Open) -> None:
     page = opened(make_page(PAGES["hostile"]))
     assert page.page.title().startswith("<img src=x onerror=alert('model')>")
     texts = " ".join(page.cells("#cluster-rows td.wide"))
     assert "<script>alert('text')" in texts or "</script><script>" in texts
-    assert max(map(len, page.asks("report.page.texts"))) <= 1000
+    assert max(map(len, page.evaluate("report.page.texts"))) <= 1000
 
 
-def test_a_text_may_hold_what_ends_a_string_in_c(make_page: MakePage, tmp_path: Path, opened: Open) -> None:
+def test_a_text_may_contain_null_characters(make_page: MakePage, tmp_path: Path, opened: Open) -> None:
     """SQLite keeps a NUL in a text; no file can be imported that has one."""
     database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2))
     with raw(database) as connection:
@@ -81,15 +81,15 @@ def test_a_text_may_hold_what_ends_a_string_in_c(make_page: MakePage, tmp_path: 
         connection.execute("UPDATE run SET initial_prompt = char(0), network = '[\"A\\u0000B\"]'")
     run_command("report-clustering", "--db", database, "-o", tmp_path / "page.html", "-q")
     page = opened(tmp_path / "page.html")
-    assert page.asks("report.page.texts.every((text) => text.startsWith('before\\0'))")
+    assert page.evaluate("report.page.texts.every((text) => text.startsWith('before\\0'))")
     texts = page.cells("#cluster-rows td.wide:last-child")
     assert texts
     assert all(text.startswith("before place") for text in texts)
     assert {row["network"] for row in page.copied("#strips-controls")} == {"A B"}
-    assert page.said == []
+    assert page.messages == []
 
 
-def test_what_is_missing_is_said(make_page: MakePage, opened: Open) -> None:
+def test_missing_data_are_reported_on_the_page(make_page: MakePage, opened: Open) -> None:
     page = opened(make_page(PAGES["no tree"]))
     assert "no spanning tree" in page.page.locator(".note").first.inner_text()
     for section in ("tree", "density", "sweep"):
@@ -98,7 +98,7 @@ def test_what_is_missing_is_said(make_page: MakePage, opened: Open) -> None:
         )
 
 
-def test_search_sort_and_choice(plain_page: Path, opened: Open) -> None:
+def test_clusters_can_be_searched_sorted_and_chosen(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page)
     labels = "#cluster-rows tr[data-label]"
     n = page.page.locator(labels).count()
@@ -110,14 +110,14 @@ def test_search_sort_and_choice(plain_page: Path, opened: Open) -> None:
     assert all("place 3" in text for text in cells)
     assert page.page.locator("#cluster-count").inner_text() == f"{len(cells)} of {n}"
     page.page.locator("#search").fill("#2")
-    assert page.asks(SHOWN) == [2]
+    assert page.evaluate(SHOWN) == [2]
     page.page.locator("#search").fill("no such place")
-    assert page.asks(SHOWN) == []
+    assert page.evaluate(SHOWN) == []
     page.page.locator("#search").focus()
     page.page.keyboard.press("Escape")
     assert page.page.locator(labels).count() == n
-    sizes = page.asks("() => Array.from(report.page.clusters.sizes)")
-    assert page.asks(SHOWN) == sorted(range(n), key=lambda label: -sizes[label])
+    sizes = page.evaluate("() => Array.from(report.page.clusters.sizes)")
+    assert page.evaluate(SHOWN) == sorted(range(n), key=lambda label: -sizes[label])
     persistence = "#cluster-rows tr[data-label] td:nth-child(4)"
     page.page.locator("th[data-key=persistence] button").click()
     assert page.cells(persistence) == sorted(page.cells(persistence), reverse=True)
@@ -144,11 +144,11 @@ def test_a_point_chooses_its_cluster(plain_page: Path, opened: Open) -> None:
         page.page.mouse.click(x, y)
         assert page.chosen("cluster") == label
         page.page.keyboard.press("Escape")
-    assert page.said == []
+    assert page.messages == []
 
 
-def test_of_points_in_one_place_a_member_of_a_cluster_is_pointed_at(plain_page: Path, opened: Open) -> None:
-    """Outliers are put where the medoids are: what is pointed at is the cluster all the same."""
+def test_of_coinciding_points_a_cluster_member_is_picked(plain_page: Path, opened: Open) -> None:
+    """Outliers are placed on the medoids; the pointer still picks the cluster."""
     database = open_current(plain_page.parent / "walks.sqlite")
     with database.session() as session:
         page_data = gather(database, find_clustering(session))
@@ -198,15 +198,15 @@ def test_the_address_opens_the_same_view(plain_page: Path, opened: Open) -> None
     page.page.select_option("#strips-controls label:has(span:text-is('Group')) select", "prompt")
     page.page.locator("#map-box .over").dblclick(position={"x": 20, "y": 20})
     page.until("location.hash.includes('view=') && location.hash.includes('sort=label')")
-    fragment = page.asks("location.hash")
+    fragment = page.evaluate("location.hash")
     other_page = opened(plain_page, fragment)
-    mine, theirs = page.asks("({...report.chosen})"), other_page.asks("({...report.chosen})")
+    mine, theirs = page.evaluate("({...report.chosen})"), other_page.evaluate("({...report.chosen})")
     assert mine == theirs
     assert theirs["run"] is not None
     assert theirs["group"] == "prompt"
     assert theirs["view"]
     assert other_page.page.locator("#search").input_value() == "place"
-    assert other_page.asks("document.querySelector('#strips-box .spacer').style.height") == page.asks(
+    assert other_page.evaluate("document.querySelector('#strips-box .spacer').style.height") == page.evaluate(
         "document.querySelector('#strips-box .spacer').style.height"
     )
 
@@ -214,33 +214,33 @@ def test_the_address_opens_the_same_view(plain_page: Path, opened: Open) -> None
 @pytest.mark.parametrize(
     "fragment", ["#cluster=99999&run=zz", "#view=a,b,c&by=nothing&sort=none&network=77", "#%"]
 )
-def test_an_address_that_means_nothing_opens_the_page(plain_page: Path, opened: Open, fragment: str) -> None:
+def test_an_invalid_address_opens_the_default_view(plain_page: Path, opened: Open, fragment: str) -> None:
     page = opened(plain_page, fragment)
-    assert page.said == []
+    assert page.messages == []
     assert page.chosen("cluster") is None
     assert page.page.locator("#cluster-rows tr[data-label]").count() > 3
 
 
-def test_light_and_dark(plain_page: Path, opened: Open) -> None:
+def test_the_page_has_a_light_and_a_dark_theme(plain_page: Path, opened: Open) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     light = opened(plain_page, color_scheme="light")
     dark = opened(plain_page, color_scheme="dark")
-    bright, dim = light.asks(ground), dark.asks(ground)
+    bright, dim = light.evaluate(ground), dark.evaluate(ground)
     assert bright != dim
     light.page.keyboard.press("d")
     light.page.keyboard.press("d")
-    assert light.asks(ground) == dim
-    assert opened(plain_page, "#theme=dark", color_scheme="light").asks(ground) == dim
+    assert light.evaluate(ground) == dim
+    assert opened(plain_page, "#theme=dark", color_scheme="light").evaluate(ground) == dim
     pixel = (
         "() => [...document.querySelector('#strips-box canvas').getContext('2d')"
         ".getImageData(2, 2, 1, 1).data].slice(0, 3).reduce((sum, one) => sum + one)"
     )
     dark.page.locator("#strips-box").scroll_into_view_if_needed()
     dark.wait_for_frames()
-    assert dark.asks(pixel) < 200
+    assert dark.evaluate(pixel) < 200
 
 
-def test_help_and_a_phone(plain_page: Path, opened: Open) -> None:
+def test_the_page_has_help_and_fits_a_phone(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page, has_touch=True)
     page.page.keyboard.press("?")
     assert page.page.locator("#help").is_visible()
@@ -248,13 +248,13 @@ def test_help_and_a_phone(plain_page: Path, opened: Open) -> None:
     assert page.page.locator("#help").is_hidden()
     page.page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_frames()
-    assert page.asks("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_nothing_may_be_added_to_the_page(plain_page: Path, opened: Open) -> None:
-    """The policy stops a script, a style and a request, had one got in."""
+def test_the_content_policy_blocks_added_scripts(plain_page: Path, opened: Open) -> None:
+    """The policy blocks an injected script, style and request."""
     page = opened(plain_page)
-    assert page.asks(
+    assert page.evaluate(
         """async () => {
             const script = document.createElement('script');
             script.textContent = 'globalThis.added = true';

@@ -1,4 +1,4 @@
-"""The images of clusters in a page: those that the medoids' texts describe, and how it goes without."""
+"""Test the images of clusters in a page, with and without Pillow."""
 
 from __future__ import annotations
 
@@ -85,16 +85,16 @@ def test_a_cluster_shows_the_image_that_its_medoid_describes(
     for (label, text, image), (x, y) in zip(rows, page.medoids(), strict=True):
         page.page.mouse.move(x, y)
         page.until("document.querySelector('.tip img')?.complete")
-        pointed = page.asks(MEAN, ".tip img")
+        pointed = page.evaluate(MEAN, ".tip img")
         assert page.page.locator(".tip").inner_text().startswith(text)
-        page.asks("label => document.querySelector(`tr[data-label='${label}']`).click()", label)
+        page.evaluate("label => document.querySelector(`tr[data-label='${label}']`).click()", label)
         page.until("document.querySelector('#card img')?.complete")
         assert page.page.locator("#card blockquote").inner_text() == text
-        assert page.asks(MEAN, "#card img") == pointed
+        assert page.evaluate(MEAN, "#card img") == pointed
         width, height, *mean, opaque = pointed
         assert (width, height, opaque) == (128, 64, 255)
         assert max(abs(a - b) for a, b in zip(mean, colours[image], strict=True)) < NEAR
-    assert page.said == []
+    assert page.messages == []
     assert {url.partition(":")[0] for url in page.requested} <= {"file", "data"}
 
 
@@ -114,4 +114,4 @@ def test_without_pillow_the_page_says_so(
     assert "no images: thumbnails need Pillow: pip install '.[report]'" in notes
     assert page.page.locator("#card blockquote").is_visible()
     assert page.page.locator("img").count() == 0
-    assert page.said == []
+    assert page.messages == []

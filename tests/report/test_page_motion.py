@@ -1,4 +1,4 @@
-"""The page draws the numbers of the commands: curves over steps, a run's path, the tree."""
+"""Compare the charts of a page with the numbers of the commands: curves, a run's path, the tree."""
 
 from __future__ import annotations
 
@@ -164,11 +164,11 @@ ARCS = """() => {
 
 def test_a_run_is_drawn_step_by_step(plain_page: Path, opened: Open, runs: list[dict[str, Any]]) -> None:
     page = opened(plain_page)
-    page.asks(ARCS)
+    page.evaluate(ARCS)
     for run in runs[1:4]:
-        page.asks("id => { location.hash = `run=${id}`; }", run["run_id"])
+        page.evaluate("id => { location.hash = `run=${id}`; }", run["run_id"])
         page.until(f"report.page.runs.ids[report.chosen.run] === '{run['run_id']}'")
-        points = page.asks(
+        points = page.evaluate(
             """run => {
                 const { n, runs, steps } = report.page.map;
                 const mine = Array.from({ length: n }, (_, at) => at).filter((at) => runs[at] === run);
@@ -176,14 +176,14 @@ def test_a_run_is_drawn_step_by_step(plain_page: Path, opened: Open, runs: list[
             }""",
             page.chosen("run"),
         )
-        places = page.asks(PLACES, points)
+        places = page.evaluate(PLACES, points)
         assert len(places) == run["n_steps"] == 40
         page.until("arcs.length >= 40")
-        assert page.asks("arcs") == [pytest.approx(place) for place in places]
+        assert page.evaluate("arcs") == [pytest.approx(place) for place in places]
     # So far as the slider stands, and on from there.
     page.page.locator("#step").fill("5")
     page.until("arcs.length === 6")
-    assert page.asks("arcs") == [pytest.approx(place) for place in places[:6]]
+    assert page.evaluate("arcs") == [pytest.approx(place) for place in places[:6]]
     page.page.locator("#play").click()
     page.until("arcs.length > 7 && arcs.length < 40")
 
@@ -192,7 +192,7 @@ def test_the_tree_shows_and_chooses_clusters(plain_page: Path, opened: Open) -> 
     page = opened(plain_page)
     (printed,) = read_json("show-clustering", "--db", database(plain_page))
     sizes = {cluster["label"]: cluster["size"] for cluster in printed["clusters"]}
-    requests = page.asks(
+    requests = page.evaluate(
         r"""() => {
             const canvas = document.querySelector('#tree-box canvas');
             const { clientWidth, clientHeight } = canvas;

@@ -1,4 +1,4 @@
-"""The page shows the numbers of the commands: read from a browser, by the buttons that copy."""
+"""Compare the numbers of a page, read by its copy buttons, with those of the commands."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
     page.page.locator("#strips-box").scroll_into_view_if_needed()
     page.wait_for_frames()
     runs = read_json("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
-    row_colours = page.asks(
+    row_colours = page.evaluate(
         """() => {
             const canvas = document.querySelector('#strips-box canvas');
             const context = canvas.getContext('2d');
@@ -83,7 +83,7 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
             return rows;
         }"""
     )
-    flags = page.asks("() => Array.from(report.page.runs.flags)")
+    flags = page.evaluate("() => Array.from(report.page.runs.flags)")
     colours: dict[int, set[str]] = {}
     for run, row, of_run in zip(runs, row_colours, np.array(flags).reshape(8, 40), strict=True):
         states = [state for state, _, dwell in run["visits"] for _ in range(dwell)]
@@ -189,7 +189,7 @@ def test_the_points_of_the_map_are_the_assignments(plain_page: Path, opened: Ope
     """The text for a point under the pointer describes its step in the database."""
     page = opened(plain_page)
     runs = read_json("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
-    numbers: Any = page.asks(
+    numbers: Any = page.evaluate(
         "() => { const { map, texts } = report.page; return Array.from({ length: map.n }, (_, at) => "
         "[map.runs[at], map.steps[at], map.labels[at], texts[map.texts[at]]]); }"
     )

@@ -1,4 +1,4 @@
-"""The page under other hands than a mouse's, and on paper."""
+"""Test the page with touch input, and printed."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ INK = """selector => {
 CANVASES = ("#map-box .base", "#map-box .over", "#tree-box canvas", "#strips-box canvas")
 
 
-def test_on_paper_all_is_there_and_light(plain_page: Path, opened: Open) -> None:
+def test_a_print_has_everything_in_the_light_theme(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page, "#theme=dark", color_scheme="dark")
     n = page.page.locator("#cluster-rows tr[data-label]").count()
-    ground = page.asks("getComputedStyle(document.body).backgroundColor")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.page.emulate_media(media="print")
     page.until("document.documentElement.classList.contains('paper')")
-    assert page.asks("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.asks("document.querySelector('main').clientWidth") == 700
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("document.querySelector('main').clientWidth") == 700
     assert page.page.locator(".facts-box table").first.is_visible()
     for hidden in ("nav", "#map-controls", "#strips-controls", "#groups-box [data-role=copy]"):
         assert page.page.locator(hidden).is_hidden(), hidden
     assert page.page.locator("#cluster-rows tr[data-label]").count() == n
-    assert page.asks(
+    assert page.evaluate(
         "(({ scrollHeight, clientHeight }) => scrollHeight <= clientHeight + 1)"
         "(document.querySelector('#cluster-rows'))"
     )
     assert page.page.locator("#strips-paper").inner_text() == "Runs by similarity: 8."
     for canvas in CANVASES:
-        inked, dark, ratio = page.asks(INK, canvas)
+        inked, dark, ratio = page.evaluate(INK, canvas)
         assert inked > 500, canvas
         assert dark < 0.1, canvas
         assert ratio > 2.9, canvas
     page.page.emulate_media(media="screen")
     page.until("!document.documentElement.classList.contains('paper')")
-    assert page.asks("getComputedStyle(document.body).backgroundColor") == ground
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
     assert page.page.locator(".facts-box table").first.is_hidden()
-    assert page.asks("location.hash") == "#theme=dark"
-    assert page.said == []
+    assert page.evaluate("location.hash") == "#theme=dark"
+    assert page.messages == []
 
 
-def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> None:
+def test_printing_redraws_the_page_at_once(plain_page: Path, opened: Open) -> None:
     """Nothing waits for a frame, which a print does not have; what is cleared is cleared in what is below."""
     page = opened(plain_page, "#theme=dark")
-    page.asks(
+    page.evaluate(
         """() => {
             const found = new Set();
             const { fill, fillText, putImageData, clearRect } = CanvasRenderingContext2D.prototype;
@@ -77,11 +77,11 @@ def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> N
     )
     pdf: bytes = page.page.pdf(format="A4")
     assert pdf.startswith(b"%PDF-")
-    colours: Any = set(page.asks("[...found]"))
+    colours: Any = set(page.evaluate("[...found]"))
     assert {"fill base", "fillText over", "fillText tree-box", "putImageData strips-box"} <= colours
     assert not [line for line in colours if line.startswith("clearRect")]
     assert [line for line in colours if line.startswith("rgb")] == ["rgb(255, 255, 255)"]
-    assert page.asks("document.documentElement.className") == ""
+    assert page.evaluate("document.documentElement.className") == ""
 
 
 SCALE = """() => {
@@ -122,14 +122,14 @@ def test_a_finger_that_scrolls_the_page_does_not_move_the_map(plain_page: Path, 
     page = opened(plain_page, has_touch=True, is_mobile=True)
     places = page.medoids()
     scrolled = "document.scrollingElement.scrollTop"
-    before = page.asks(scrolled)
+    before = page.evaluate(scrolled)
     box = page.page.locator("#map-box .over").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     Fingers(page).drag(((x, y), (x, y - 150)))
     page.until(f"{scrolled} > {before + 50}")
     page.page.wait_for_timeout(300)
     assert page.chosen("view") == ""
-    way = page.asks(scrolled) - before
+    way = page.evaluate(scrolled) - before
     page.page.mouse.click(places[0][0], places[0][1] - way)
     assert page.chosen("cluster") == 0
 
@@ -139,7 +139,7 @@ def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
     fingers = Fingers(page)
     page.medoids()
     scrolled = "document.scrollingElement.scrollTop"
-    before = page.asks(scrolled)
+    before = page.evaluate(scrolled)
     box = page.page.locator("#map-box .over").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     # Upwards and downwards, the way in which one finger scrolls the page.
@@ -147,16 +147,16 @@ def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
     page.until("report.chosen.view !== ''")
     at_x, at_y, zoom = view(page)
     assert abs(zoom - 3) < 0.2
-    assert page.asks(scrolled) == before
+    assert page.evaluate(scrolled) == before
     # Both upwards: what is looked at lies below then, as large as before.
     fingers.drag(((x - 60, y + 40), (x - 60, y - 60)), ((x + 60, y + 40), (x + 60, y - 60)))
     page.until(f"report.chosen.view.split(',')[1] < {at_y - 100}")
     later_x, later_y, later = view(page)
     assert abs(later - zoom) < 0.05
     assert abs(later_x - at_x) < abs(later_y - at_y) / 10
-    scale = page.asks(SCALE) * later
+    scale = page.evaluate(SCALE) * later
     assert abs((at_y - later_y) * scale - 100) < 5
-    assert page.asks(scrolled) == before
+    assert page.evaluate(scrolled) == before
     # One finger to the left.
     fingers.drag(((x + 60, y), (x - 60, y)))
     page.until(f"report.chosen.view.split(',')[0] > {later_x + 100}")
@@ -165,4 +165,4 @@ def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
     page.page.keyboard.press("Escape")
     page.page.touchscreen.tap(box["x"] + 3, box["y"] + 3)
     assert page.chosen("view") == chosen_values
-    assert page.said == []
+    assert page.messages == []

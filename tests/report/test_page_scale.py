@@ -1,4 +1,4 @@
-"""A thousand clusters and 50,000 points: times as ratios to those of a page that has next to nothing."""
+"""Test a page of 1,000 clusters and 50,000 points: times as ratios to those of a small page."""
 
 from __future__ import annotations
 
@@ -79,28 +79,28 @@ def test_only_rows_in_sight_are_in_the_document(large: Path, opened: Callable[..
     page = opened(large)
     rows = page.page.locator("#cluster-rows tr[data-label]")
     assert 10 < rows.count() < 100
-    page.asks("document.querySelector('#cluster-rows').scrollTop = 34 * 700")
+    page.evaluate("document.querySelector('#cluster-rows').scrollTop = 34 * 700")
     page.wait_for_frames()
     shown = [
         int(label)
-        for label in page.asks(
+        for label in page.evaluate(
             "[...document.querySelectorAll('tr[data-label]')].map((row) => row.dataset.label)"
         )
     ]
     assert 700 in shown
     assert shown[0] > 600
-    page.asks("document.querySelector('#cluster-rows').scrollTop = 0")
+    page.evaluate("document.querySelector('#cluster-rows').scrollTop = 0")
     page.page.locator("th[data-key=label] button").click()
     page.page.keyboard.press("ArrowUp")
     assert page.chosen("cluster") == CLUSTERS - 1
     assert page.page.locator("tr[aria-selected=true]").is_visible()
-    assert page.said == []
+    assert page.messages == []
 
 
 def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Opened]) -> None:
     """The labels' own boxes, drawn one by one: what stands in the canvas is read from the drawing calls."""
     page = opened(large)
-    page.asks(
+    page.evaluate(
         """() => {
             globalThis.drawn = [];
             const { fillText } = CanvasRenderingContext2D.prototype;
@@ -112,10 +112,10 @@ def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Op
     )
     page.page.locator("#map-box .over").focus()
     for _ in range(5):
-        page.asks("() => { drawn.length = 0; }")
+        page.evaluate("() => { drawn.length = 0; }")
         page.page.keyboard.press("+")
         page.wait_for_frames()
-        drawn: list[Any] = page.asks("drawn")
+        drawn: list[Any] = page.evaluate("drawn")
         assert len(drawn) > 10
         for number, (x, y, width, text) in enumerate(drawn):
             for other_x, other_y, other_width, other_text in drawn[:number]:
@@ -134,7 +134,7 @@ def test_first_paint_does_not_wait_for_the_data(
         for path, milliseconds in times.items():
             page = opened(path)
             page.until(PAINTED)
-            milliseconds.append(page.asks(PAINTED))
+            milliseconds.append(page.evaluate(PAINTED))
             page.close()
     assert min(times[large]) < 6 * min(times[empty])
 
@@ -146,10 +146,10 @@ def test_hovering_does_not_slow_down_with_points(
     times = []
     for path in (large, plain_page):
         page = opened(path)
-        n = page.asks("report.page.map.n")
+        n = page.evaluate("report.page.map.n")
         points = [number * n // N_HOVERS for number in range(N_HOVERS)]
-        places = page.asks(PLACES, points)
-        measurements = [page.asks(HOVER, places) for _ in range(4)]
+        places = page.evaluate(PLACES, points)
+        measurements = [page.evaluate(HOVER, places) for _ in range(4)]
         assert [n_hovers for _, n_hovers in measurements] == [N_HOVERS] * 4
         times.append(min(time for time, _ in measurements))
     assert times[0] < 4 * times[1]

@@ -1,4 +1,4 @@
-"""Words of the page: legends in both schemes, names of runs, rows and commands to paste."""
+"""Test the words of the page: legends in both themes, names of runs, rows and commands to paste."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FORMULAS = (
 
 
 def formula(name: str) -> str:
-    """Give every place, prompt and network a name that a spreadsheet would compute."""
+    """Give every text, prompt and network a name that a spreadsheet would evaluate."""
     return f"{FORMULAS[sum(map(ord, name)) % len(FORMULAS)]} {name}"
 
 
@@ -67,7 +67,7 @@ def test_the_legend_of_the_transitions_says_what_is_drawn(
     plain_page: Path, opened: Open, scheme: str
 ) -> None:
     page = opened(plain_page, color_scheme=scheme)
-    shades = page.asks(MATRIX_SHADES)
+    shades = page.evaluate(MATRIX_SHADES)
     least, most = min(shades), max(shades)
     assert most[0] > least[0] + 0.1
     word = "Darker" if most[1] < least[1] else "Brighter"
@@ -76,13 +76,13 @@ def test_the_legend_of_the_transitions_says_what_is_drawn(
     # The other scheme, chosen while the page is open.
     page.page.keyboard.press("d")
     page.page.keyboard.press("d")
-    turned = page.asks(MATRIX_SHADES)
+    turned = page.evaluate(MATRIX_SHADES)
     if scheme == "light":
         assert max(turned)[1] > min(turned)[1]
         assert " Brighter is a larger share" in page.page.locator(caption).inner_text()
 
 
-def test_no_other_word_of_light_and_dark_is_on_the_page(plain_page: Path, opened: Open) -> None:
+def test_the_page_names_no_shade_that_depends_on_the_theme(plain_page: Path, opened: Open) -> None:
     """A colour that is pale on white is dim on black."""
     for scheme, change in (("light", "brighter"), ("dark", "darker")):
         page = opened(plain_page, color_scheme=scheme)
@@ -91,7 +91,7 @@ def test_no_other_word_of_light_and_dark_is_on_the_page(plain_page: Path, opened
         assert change not in text
 
 
-def made_one_after_another(folder: Path, shared: int) -> Path:
+def make_runs_with_similar_ids(folder: Path, shared: int) -> Path:
     """Make the page of twelve runs whose ids have the first `shared` digits in common."""
     database = make_walks(folder, Walk(runs=12, steps=20, places=2))
     with raw(database) as connection:
@@ -105,11 +105,11 @@ def made_one_after_another(folder: Path, shared: int) -> Path:
     return database
 
 
-def test_runs_are_told_apart(tmp_path: Path, no_umap: None, opened: Open) -> None:
-    """Ids that were made one after another begin alike: their names are as long as it takes."""
-    database = made_one_after_another(tmp_path, 9)
+def test_runs_have_different_names(tmp_path: Path, no_umap: None, opened: Open) -> None:
+    """Ids created in sequence share a prefix: their names are as long as necessary."""
+    database = make_runs_with_similar_ids(tmp_path, 9)
     page = opened(tmp_path / "page.html")
-    ids, names = page.asks("report.page.runs.ids"), page.asks("report.page.runs.names")
+    ids, names = page.evaluate("report.page.runs.ids"), page.evaluate("report.page.runs.names")
     assert names == [f"067ffc18-0{number:x}" for number in range(12)]
     assert all(line.startswith(name) for name, line in zip(names, ids, strict=True))
     assert [text.split()[0] for text in page.cells("#map-controls option")[1:]] == names
@@ -120,11 +120,11 @@ def test_runs_are_told_apart(tmp_path: Path, no_umap: None, opened: Open) -> Non
     assert [step["run_id"] for step in run] == [ids[7]]
 
 
-def test_names_of_runs_have_room(tmp_path: Path, no_umap: None, opened: Open) -> None:
+def test_names_of_runs_are_not_cut(tmp_path: Path, no_umap: None, opened: Open) -> None:
     """The strips begin to the right of the names, also where it takes whole ids to tell runs apart."""
-    made_one_after_another(tmp_path, 31)
+    make_runs_with_similar_ids(tmp_path, 31)
     page = opened(tmp_path / "page.html")
-    assert set(map(len, page.asks("report.page.runs.names"))) == {36}
+    assert set(map(len, page.evaluate("report.page.runs.names"))) == {36}
     page.page.locator("#strips-box").scroll_into_view_if_needed()
     page.wait_for_frames()
     box = page.page.locator("#strips-box canvas").bounding_box()
@@ -138,10 +138,10 @@ def test_names_of_runs_have_room(tmp_path: Path, no_umap: None, opened: Open) ->
 
 
 @pytest.mark.parametrize("name", INHERITED)
-def test_names_that_every_object_has_mean_nothing(plain_page: Path, opened: Open, name: str) -> None:
+def test_names_of_object_properties_are_ordinary_keys(plain_page: Path, opened: Open, name: str) -> None:
     fragment = "#" + "&".join([f"{name}={name}", *(f"{key}={name}" for key in BY_NAME)])
     page, plain = opened(plain_page, fragment), opened(plain_page)
-    assert page.said == []
+    assert page.messages == []
     shown_texts = {key: page.chosen(key) for key in BY_NAME}
     plainly = {key: plain.chosen(key) for key in BY_NAME}
     # A column or a view of that name is looked for and not found.
@@ -154,9 +154,9 @@ def test_names_that_every_object_has_mean_nothing(plain_page: Path, opened: Open
     for select in page.page.locator("select").all():
         assert select.evaluate("one => one.selectedIndex") >= 0
     # And later, in a page that is open.
-    plain.asks("fragment => { location.hash = fragment; }", fragment)
+    plain.evaluate("fragment => { location.hash = fragment; }", fragment)
     plain.wait_for_frames()
-    assert plain.said == []
+    assert plain.messages == []
     assert {key: plain.chosen(key) for key in plainly} == plainly
     plain.page.keyboard.press("ArrowDown")
     assert plain.chosen("cluster") == 0
@@ -165,7 +165,7 @@ def test_names_that_every_object_has_mean_nothing(plain_page: Path, opened: Open
 @pytest.mark.parametrize(
     "fragment", ["#network=77", "#prompt=-1", "#network=1e0", "#prompt=0.5", "#order=none"]
 )
-def test_a_filter_that_there_is_not_hides_no_run(plain_page: Path, opened: Open, fragment: str) -> None:
+def test_an_unknown_filter_hides_no_run(plain_page: Path, opened: Open, fragment: str) -> None:
     assert opened(plain_page, fragment).page.locator("#run-count").inner_text() == "8 runs"
 
 
@@ -188,7 +188,7 @@ def test_no_copied_text_is_a_formula(make_page: MakePage, opened: Open) -> None:
 def test_copied_numbers_stay_numbers(plain_page: Path, opened: Open) -> None:
     """A negative one begins with a dash like a formula."""
     page = opened(plain_page)
-    page.asks("() => { report.page.sweep.epsilon[1].ari_stored = -0.25; }")
+    page.evaluate("() => { report.page.sweep.epsilon[1].ari_stored = -0.25; }")
     assert page.copied("[data-sweep=epsilon]")[1]["ARI stored"] == "-0.25"
 
 
@@ -200,7 +200,7 @@ def test_copied_numbers_stay_numbers(plain_page: Path, opened: Open) -> None:
         ('it\'s "quoted" `here`', "walks & more.sqlite"),
     ],
 )
-def test_commands_on_the_page_may_be_pasted(
+def test_commands_on_the_page_can_be_pasted(
     tmp_path: Path, no_umap: None, model: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2, model=model)).rename(tmp_path / name)
@@ -238,7 +238,9 @@ def test_commands_on_the_page_may_be_pasted(
         (("--min-cluster-size", "40", "--min-samples", "40", "--epsilon", "0"), "of 320 rows"),
     ],
 )
-def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[str, ...], text: str) -> None:
+def test_warnings_come_first_in_the_headline(
+    tmp_path: Path, no_umap: None, options: tuple[str, ...], text: str
+) -> None:
     noise = 3.0 if "200" in options or "40" in options else 0.1
     database = make_walks(tmp_path, Walk(noise=noise, options=(*options, "-q")))
     run_command("report-clustering", "--db", database, "-o", tmp_path / "page.html", "-q")
@@ -249,6 +251,6 @@ def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[
     assert text in headline
 
 
-def test_a_sound_clustering_is_not_doubted(plain_page: Path) -> None:
+def test_a_sound_clustering_has_no_warning(plain_page: Path) -> None:
     (headline,) = re.findall("<h1>(.*?)</h1>", plain_page.read_text(encoding="utf-8"))
     assert headline.startswith("Of 320 texts of 8 runs, ")

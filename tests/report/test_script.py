@@ -1,4 +1,4 @@
-"""The page's script: types and lint by Deno, and the bundle that the page carries."""
+"""Test the script of the page: types and lint by Deno, and the bundle in the page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_deno(*words: str, folder: Path, environment: Mapping[str, str]) -> subpr
     )
 
 
-def test_nothing_becomes_markup() -> None:
+def test_no_text_becomes_markup() -> None:
     assert len(SOURCES) > 10
     for path in [*SOURCES, BUNDLE]:
         script = path.read_text(encoding="utf-8")
@@ -57,14 +57,14 @@ def test_the_bundle_has_the_licences_of_what_is_in_it() -> None:
 
 @needs_deno
 @pytest.mark.parametrize("words", [("check", "."), ("lint",)])
-def test_types_and_lint(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_scripts_pass_type_checks_and_lint(words: tuple[str, ...], tmp_path: Path) -> None:
     process = run_deno(*words, folder=FOLDER, environment={"DENO_DIR": str(tmp_path), "PATH": ""})
     assert process.returncode == 0, process.stderr
 
 
 @needs_deno
 def test_the_bundle_is_made_of_the_sources(tmp_path: Path) -> None:
-    """Deno fetches esbuild once, with the machine's own settings, and needs no network from then on."""
+    """Deno downloads esbuild once with the machine's settings, and later needs no network."""
     folder = tmp_path / "report"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns(BUNDLE.name, "*.py", "__pycache__"))
     process = run_deno("task", "bundle", folder=folder, environment=os.environ)

@@ -1,4 +1,4 @@
-"""Thumbnails: the image that a medoid's text describes, small, and nothing that is no image."""
+"""Test thumbnails: the image that a medoid's text describes, small, and damaged images left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import opened
-from tests.storage.test_query_plans import plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import plan, queries, scans_rows, statements
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra report)")
 
@@ -124,7 +124,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-def test_what_is_no_image_is_left_out_and_named(
+def test_damaged_images_are_left_out_and_named(
     images: tuple[UpgradedFile, dict[int, str]], data: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, described = images
@@ -144,7 +144,7 @@ def test_an_image_far_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, boun
         shrink(picture((1, 2, 3)), 128)
 
 
-def test_an_image_that_is_gone_with_its_row_has_no_thumbnail(
+def test_a_deleted_image_has_no_thumbnail(
     images: tuple[UpgradedFile, dict[int, str]],
 ) -> None:
     file, described = images
@@ -153,7 +153,7 @@ def test_an_image_that_is_gone_with_its_row_has_no_thumbnail(
     assert list(read_thumbnails(file.database, latest(file.database), LABELS)) == [0, 1, 3]
 
 
-def test_the_largest_clusters_have_one(
+def test_the_largest_clusters_have_thumbnails(
     images: tuple[UpgradedFile, dict[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thumbnails, "MOST", 2)
@@ -163,7 +163,7 @@ def test_the_largest_clusters_have_one(
 
 
 @pytest.mark.parametrize("colour", [(200, 30, 30), (200, 30, 30, 255)], ids=["opaque", "transparent"])
-def test_small_images_stay_small_and_lose_what_is_written_in_them(colour: tuple[int, ...]) -> None:
+def test_small_images_keep_their_size_and_lose_their_metadata(colour: tuple[int, ...]) -> None:
     exif = Image.Exif()
     exif[0x010E] = "where I live"
     profile = b"a profile " * 100
@@ -176,7 +176,7 @@ def test_small_images_stay_small_and_lose_what_is_written_in_them(colour: tuple[
     assert profile not in small
 
 
-def test_no_rows_are_gone_through(images: tuple[UpgradedFile, dict[int, str]]) -> None:
+def test_no_query_scans_rows(images: tuple[UpgradedFile, dict[int, str]]) -> None:
     file = images[0]
     with statements() as executed:
         read_thumbnails(file.database, latest(file.database), LABELS)
@@ -184,7 +184,7 @@ def test_no_rows_are_gone_through(images: tuple[UpgradedFile, dict[int, str]]) -
     assert len(reading) == len(LABELS)
     with closing(sqlite3.connect(file.path)) as connection:
         steps = [step for sql in queries(executed) for step in plan(connection, sql)]
-    assert not [step for step in steps if rows_are_gone_through(step)]
+    assert not [step for step in steps if scans_rows(step)]
 
 
 def test_without_pillow_it_says_what_to_install(

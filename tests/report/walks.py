@@ -1,4 +1,4 @@
-"""Databases of runs that walk between planted places, made by the commands themselves."""
+"""Databases of runs that walk between planted clusters, made by the commands themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Oracle for the doctor, which reads row by row in plain Python, and ways to damage a field file.
+"""Reference for the doctor that reads row by row in plain Python, and ways to damage a field file.
 
 The oracle shares no code with the package, reads whole tables into memory, and looks at one row after the
 other: slow and obvious.

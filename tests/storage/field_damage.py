@@ -1,4 +1,4 @@
-"""Ways to damage a field file of any layout, for those who find the damage and those who mend it."""
+"""Damage field files of any layout in known ways, for tests of the doctor and of repairs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def floats(*values: float) -> bytes:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a file may stand."""
+    """Layout and state of a test file."""
 
     layout: int
     migrated: bool

@@ -1,4 +1,4 @@
-"""Queries of an import: look-ups by key, whatever the database holds."""
+"""Test that an import queries by key, whatever the database holds."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_no_look_up_of_a_dump_goes_through_all_rows(
 
 
 def require_search(path: Path, statements: list[str]) -> set[str]:
-    """Check that no statement goes through a table, and return what their plans say."""
+    """Check that no statement scans a table, and return the query plans."""
     selects = {
         statement for statement in statements if re.match(r"SELECT|WITH|UPDATE|INSERT|DELETE", statement)
     }

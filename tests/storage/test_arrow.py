@@ -26,7 +26,7 @@ def test_a_table_has_the_rows_of_the_clustering(upgraded: MakeFile) -> None:
     assert str(first.id).encode() in by_id.schema.metadata[b"panic_tda"]
 
 
-def test_what_cannot_be_read_is_said(upgraded: MakeFile) -> None:
+def test_rows_that_cannot_be_read_are_an_error(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
     with pytest.raises(UnknownClustering, match="no clustering is stored"):
         panic_tda.read_clustering(file.database)

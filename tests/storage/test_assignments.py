@@ -1,4 +1,4 @@
-"""Assignments come back as they were saved, in the order of their ids."""
+"""Test that assignments are read back as saved, in the order of their ids."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_assignments_are_read_back_in_the_order_of_ids(upgraded: MakeFile) -> No
 
 
 @pytest.mark.parametrize("digit_ids", [False, True])
-def test_invocations_stand_beside_their_assignments(upgraded: MakeFile, digit_ids: bool) -> None:
+def test_invocations_are_read_with_their_assignments(upgraded: MakeFile, digit_ids: bool) -> None:
     file = upgraded(FieldSpec(digit_ids=digit_ids, unique="index"))
     of = {
         embedding.id: embedding.invocation.id
@@ -62,7 +62,7 @@ def test_invocations_stand_beside_their_assignments(upgraded: MakeFile, digit_id
     assert of_no_model.tolist() == [b"", b""]
 
 
-def test_latest_is_of_one_model(upgraded: MakeFile) -> None:
+def test_latest_needs_one_model(upgraded: MakeFile) -> None:
     file = upgraded()
     with (
         file.database.session() as session,

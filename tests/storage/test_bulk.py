@@ -1,4 +1,4 @@
-"""Rows are looked up by their keys, however many, and nothing of it stays in memory."""
+"""Test look-ups of many rows by their keys, and that no memory stays in use."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_rows_are_found_by_keys_of_one_column_or_two(database: Database, at_once
         assert list(select(("id",), {"id": []})) == []
 
 
-def test_look_ups_leave_nothing_to_the_garbage_collector(database: Database) -> None:
+def test_look_ups_leave_no_reference_cycles(database: Database) -> None:
     with database.reading() as connection:
         gc.collect()
         gc.disable()

@@ -1,4 +1,4 @@
-"""A stored clustering is read part by part, each once, and what was read outlasts the transaction."""
+"""Test that a stored clustering is read part by part, each once, and usable after the transaction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def save_one(file: UpgradedFile) -> ClusteringSummary:
 
 
 @pytest.mark.both_engines
-def test_parts_are_what_the_functions_read(upgraded: MakeFile) -> None:
+def test_parts_equal_what_the_functions_read(upgraded: MakeFile) -> None:
     file = upgraded()
     summary = save_one(file)
     first, second = list[RunTexts](), list[RunTexts]()

@@ -1,4 +1,4 @@
-"""Two copies into one target at once, and targets that are no copy of this source, end with one sentence."""
+"""Test two copies into one target at once, and targets that are no copy of this source."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def rows(target: object) -> dict[str, int]:
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
 
 
-def test_two_copies_at_once_lose_nothing_and_say_who_else_copies(source: UpgradedFile, target: str) -> None:
+def test_two_copies_at_once_lose_nothing_and_name_the_other_process(source: UpgradedFile, target: str) -> None:
     for code, errors in copy_at_once(source.path, target):
         if code:
             (error,) = errors
@@ -133,7 +133,7 @@ def test_an_unfinished_copy_is_refused_for_another_source_and_with_damaged_notes
         ("UPDATE panic_tda_version SET version_num = '9999'", "was written by a newer panic_tda"),
     ],
 )
-def test_a_version_that_is_lost_or_unknown_is_one_sentence(
+def test_a_missing_or_unknown_version_is_an_error_of_one_sentence(
     source: UpgradedFile, tmp_path: Path, statement: str, words: str
 ) -> None:
     with opened(source.path) as connection:

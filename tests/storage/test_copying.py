@@ -1,4 +1,4 @@
-"""A copy of a database holds every row, once, whichever kinds the two are, or says what is missing."""
+"""Test that a copy holds every row once, between both kinds of database, or names what is missing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def values(target: str | Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of the tables that are copied, by column, with times as what they say."""
+    """Return the rows of the copied tables by column, with times as text."""
     values_by_table, present = {}, snapshot(target)
     with opened(target) as connection:
         for table in (table for table in (*PIPELINE, *OURS) if table in present):
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def filled(upgraded: MakeFile) -> UpgradedFile:
-    """A database with all that was ever seen in the field, and clusterings of ours."""
+    """Return a database with every kind of field data, and clusterings."""
     file = upgraded(EVERYTHING)
     for seed in (1, 2):
         with file.database.writing() as connection:
@@ -88,7 +88,7 @@ def test_a_copy_holds_what_its_source_holds(upgraded: MakeFile, any_target: str,
         save_clustering(connection, make_finished(ids_of(file), seed=3))
 
 
-def test_a_checksum_is_what_its_description_says(upgraded: MakeFile, target: str) -> None:
+def test_a_checksum_matches_its_description(upgraded: MakeFile, target: str) -> None:
     file = upgraded(FieldSpec(null_vectors=1))
     summary = copy_database(file.database, target)
     columns = "id, started_at, completed_at, invocation_id, embedding_model, vector"
@@ -103,7 +103,7 @@ def test_a_checksum_is_what_its_description_says(upgraded: MakeFile, target: str
 
 
 @pytest.mark.parametrize("layout", [0, 1, 2, 3])
-def test_what_was_never_upgraded_is_copied_without_its_old_clusterings(
+def test_a_file_that_was_never_upgraded_is_copied_without_old_clusterings(
     tmp_path: Path, target: str, layout: Any
 ) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", replace(EVERYTHING, layout=layout))
@@ -121,7 +121,7 @@ def test_what_was_never_upgraded_is_copied_without_its_old_clusterings(
     } == stored
 
 
-def test_what_is_there_twice_stays_there_twice(tmp_path: Path, target: str) -> None:
+def test_repeated_rows_are_copied_as_often(tmp_path: Path, target: str) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=0))
     with opened(facts.path) as raw:
         raw.execute("INSERT INTO embedding SELECT replace(id, '067', '0ab'), started_at, completed_at, "
@@ -162,7 +162,7 @@ copying.copy_database(sys.argv[1], sys.argv[2])
 
 
 @pytest.mark.parametrize("batches", [1, 25])
-def test_a_copy_that_was_killed_goes_on(upgraded: MakeFile, target: str, batches: int) -> None:
+def test_a_killed_copy_continues(upgraded: MakeFile, target: str, batches: int) -> None:
     file = filled(upgraded)
     assert run_python(KILLED, file.target, target, batches).returncode == -signal.SIGKILL
     with pytest.raises(DatabaseError, match="unfinished copy; complete it with: panic-tda copy-database"):
@@ -179,11 +179,11 @@ def test_a_copy_that_was_killed_goes_on(upgraded: MakeFile, target: str, batches
     assert (again.tables, again.n_before) == (summary.tables, sum(table.rows for table in summary.tables))
     with file.opened() as raw:
         raw.execute("UPDATE run SET initial_prompt = 'later' WHERE initial_prompt = 'late'")
-    with pytest.raises(DatabaseError, match="holds something else already"):
+    with pytest.raises(DatabaseError, match="has other tables already"):
         copy_database(file.database, target)
 
 
-def test_a_source_that_has_changed_is_found_out(upgraded: MakeFile, target: str) -> None:
+def test_a_changed_source_is_detected(upgraded: MakeFile, target: str) -> None:
     file = filled(upgraded)
     assert run_python(KILLED, file.target, target, 25).returncode == -signal.SIGKILL
     with file.opened() as raw:
@@ -197,7 +197,7 @@ def test_a_source_that_has_changed_is_found_out(upgraded: MakeFile, target: str)
         copy_database(other_file.database, target)
 
 
-def test_a_copy_that_lost_a_bit_is_found_out(
+def test_a_flipped_bit_in_a_copy_is_detected(
     upgraded: MakeFile, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
@@ -212,7 +212,7 @@ def test_a_copy_that_lost_a_bit_is_found_out(
         copy_database(file.database, target)
 
 
-def test_an_id_that_is_none_does_not_reach_a_server(tmp_path: Path, url: str) -> None:
+def test_an_invalid_id_is_not_sent_to_a_server(tmp_path: Path, url: str) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=0))
     with opened(facts.path) as raw:
         raw.execute("UPDATE run SET id = 'short' WHERE id = ?", (facts.runs[0],))
@@ -239,7 +239,7 @@ def test_a_snapshot_is_copied_while_others_write(
     assert (copied["run"], copied["embedding"]) == (before["run"], before["embedding"])
 
 
-def test_the_command_says_what_it_copied(upgraded: MakeFile, target: str) -> None:
+def test_the_command_prints_what_it_copied(upgraded: MakeFile, target: str) -> None:
     file = upgraded(EVERYTHING)
     result = CliRunner().invoke(main, ["copy-database", file.target, target, "--json"])
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""Databases open by path and URL, are never made by accident, and never lose a lock or a row."""
+"""Test opening databases by path and URL; none is created by accident, and no lock or row is lost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def count(database: Database) -> int:
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_any_path_is_a_path(tmp_path: Path, name: str) -> None:
+def test_every_path_can_be_opened(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     database = open_database(str(path), create=True)
     with database.writing() as connection:
@@ -104,27 +104,29 @@ def test_a_mistyped_path_creates_nothing(tmp_path: Path, prefix: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_create_makes_folders_and_keeps_what_is_there(tmp_path: Path) -> None:
+def test_create_makes_folders_and_keeps_existing_files(tmp_path: Path) -> None:
     path = tmp_path / "some" / "folder" / "new.sqlite"
     with open_database(path, create=True).writing() as connection:
         add(connection, 1)
     assert count(open_database(path, create=True)) == 1
 
 
-def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DatabaseError, match="no database can be created at"):
         open_database(tmp_path / "file" / "new.sqlite", create=True)
 
 
-def test_a_folder_is_no_database(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match="is a folder"):
         open_database(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"not a database\n" * 200, b"SQLite format 3\0" + bytes(4080)])
 @pytest.mark.parametrize("create", [False, True])
-def test_a_file_of_something_else_is_refused_and_kept(tmp_path: Path, content: bytes, create: bool) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_kept(
+    tmp_path: Path, content: bytes, create: bool
+) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(DatabaseError, match=r"notes\.txt: file is not a database"):
@@ -134,13 +136,13 @@ def test_a_file_of_something_else_is_refused_and_kept(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("target", ["mysql://host/name", "sqlite://", "sqlite:///:memory:", "://"])
-def test_a_url_that_names_no_database_of_ours(target: str) -> None:
+def test_unsupported_urls_are_refused(target: str) -> None:
     with pytest.raises(WrongUsage, match=r"database|names no file"):
         open_database(target, create=True)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgres+psycopg"])
-def test_every_name_of_postgresql_is_postgresql(scheme: str) -> None:
+def test_every_spelling_of_a_postgresql_url_is_accepted(scheme: str) -> None:
     # Nobody listens on this port.
     with pytest.raises(DatabaseError, match=r"^postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/x: .*refused"):
         open_database(f"{scheme}://me:secret@127.0.0.1:1/x")
@@ -160,7 +162,7 @@ def test_a_new_database_is_current(database: Database) -> None:
         assert schema_version(connection) == SCHEMA_VERSION
 
 
-def test_an_empty_file_is_filled_only_when_asked(tmp_path: Path) -> None:
+def test_an_empty_file_is_filled_on_request_only(tmp_path: Path) -> None:
     path = tmp_path / "empty.sqlite"
     path.touch()
     with pytest.raises(DatabaseError, match="not a database of the generation pipeline"):
@@ -185,7 +187,7 @@ def test_other_versions_are_refused(database: Database, version: str, error: typ
         database.require_current()
 
 
-def test_the_command_that_upgrades_can_be_pasted(tmp_path: Path) -> None:
+def test_the_upgrade_command_in_the_message_can_be_pasted(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "it's a field.sqlite")
     with pytest.raises(NeedsUpgrade) as refused:
         open_database(facts.path).require_current()
@@ -195,7 +197,7 @@ def test_the_command_that_upgrades_can_be_pasted(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- transactions
 
 
-def test_a_block_that_raises_leaves_nothing(database: Database) -> None:
+def test_an_exception_rolls_back_the_transaction(database: Database) -> None:
     def fail() -> None:
         with database.writing() as connection:
             add(connection, 1)
@@ -242,7 +244,7 @@ def test_reading_a_field_file_does_not_change_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [facts.path]
 
 
-def test_a_file_marked_read_only_can_be_read_but_not_promised(database: Database) -> None:
+def test_a_read_only_file_can_be_read_but_not_written(database: Database) -> None:
     assert database.path is not None
     database.require_writable()
     database.path.chmod(0o444)
@@ -251,7 +253,7 @@ def test_a_file_marked_read_only_can_be_read_but_not_promised(database: Database
         database.require_writable()
 
 
-def test_a_place_that_takes_no_log_is_an_error_that_says_what_is_needed(database: Database) -> None:
+def test_a_folder_without_write_access_is_an_error_that_names_the_need(database: Database) -> None:
     """A read-only folder does the same; a folder in the way stops even the superuser."""
     assert database.path is not None
     for name in ("-wal", "-shm"):
@@ -261,7 +263,7 @@ def test_a_place_that_takes_no_log_is_an_error_that_says_what_is_needed(database
         database.require_writable()
 
 
-def test_a_writer_that_holds_on_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_keeps_its_lock_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.05)
     with other_connection(database) as second_connection:
         second_connection.execute("BEGIN IMMEDIATE")
@@ -270,7 +272,7 @@ def test_a_writer_that_holds_on_is_named(database: Database, monkeypatch: pytest
         assert count(database) == 0
 
 
-def test_a_writer_that_lets_go_is_waited_for(database: Database) -> None:
+def test_a_writer_that_releases_its_lock_is_waited_for(database: Database) -> None:
     assert database.path is not None
     # Another thread lets go, hence the check off.
     other_connection = sqlite3.connect(database.path, isolation_level=None, check_same_thread=False)
@@ -305,7 +307,7 @@ except sqlite3.OperationalError as error:
     assert run_python(attempt, database.path).stdout == ""
 
 
-def test_two_processes_lose_no_row(database: Database) -> None:
+def test_two_writing_processes_lose_no_row(database: Database) -> None:
     """Two processes write and read in turns; every committed row is there in the end."""
     work = """
 import sys
@@ -370,7 +372,7 @@ def test_a_vector_of_another_length_stops_the_stream(tmp_path: Path, spoiled: di
         list(stream_vectors(connection, query, width=32, batch_rows=10, invalid_ids=[]))
 
 
-def test_rows_that_are_there_are_left_as_they_are(database: Database) -> None:
+def test_existing_rows_are_not_changed(database: Database) -> None:
     columns = ("id", "networks", "seeds", "prompts", "embedding_models", "max_length")
 
     def row(number: int, length: int) -> tuple[object, ...]:

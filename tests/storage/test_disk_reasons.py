@@ -1,4 +1,4 @@
-"""Why a disk refuses a file is told from SQLite's extended codes: what is no damage is not called so."""
+"""Test that errors of full or refusing disks are recognised from SQLite's extended codes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_limit_of_file_sizes_is_named_and_nothing_is_changed(upgraded: MakeFil
     assert process.returncode == 1
     last = process.stderr.strip().splitlines()[-1]
     assert "panic_tda.errors.DatabaseError" in last
-    assert "those of this process may have 1 MiB (ulimit -f)" in last
+    assert "the files of this process are limited to 1 MiB (ulimit -f)" in last
     assert "damaged" not in last
     assert snapshot(file.path) == before
 
@@ -73,20 +73,20 @@ def test_a_limit_of_file_sizes_is_named_and_nothing_is_changed(upgraded: MakeFil
         ("SQLITE_CANTOPEN", "must be readable"),
     ],
 )
-def test_each_code_has_its_words(tmp_path: Path, name: str, words: str) -> None:
+def test_each_error_code_has_its_message(tmp_path: Path, name: str, words: str) -> None:
     explained = reasons.explain_error(error_of(name), tmp_path / "field.sqlite", 60)
     assert words in explained
     assert ("the file is damaged" in explained) == (words == "the file is damaged")
 
 
-def test_a_quota_is_found_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quota_is_detected_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A quota takes a file system of its own; what is read of it is the number of its error.
     monkeypatch.setattr(reasons, "_try_to_write", lambda folder: errno.EDQUOT)
     explained = reasons.explain_error(error_of("SQLITE_IOERR_WRITE"), tmp_path / "field.sqlite", 60)
     assert f"the disk quota of {tmp_path} is used up" in explained
 
 
-def test_codes_are_read_of_errors_that_are_wrapped(upgraded: MakeFile) -> None:
+def test_codes_are_read_from_wrapped_errors(upgraded: MakeFile) -> None:
     file = upgraded()
     with open(file.path, "r+b") as raw:
         raw.truncate(file.path.stat().st_size // 2)
@@ -97,7 +97,7 @@ def test_codes_are_read_of_errors_that_are_wrapped(upgraded: MakeFile) -> None:
         connection.exec_driver_sql("SELECT sum(length(vector)) FROM embedding").all()
 
 
-def test_a_text_that_says_locked_is_no_lock(tmp_path: Path) -> None:
+def test_the_word_locked_in_a_message_does_not_count_as_a_lock(tmp_path: Path) -> None:
     error = sqlite3.OperationalError("no such table: locked_readonly_malformed")
     error.sqlite_errorname, error.sqlite_errorcode = "SQLITE_ERROR", sqlite3.SQLITE_ERROR
     assert reasons.explain_error(error, tmp_path / "field.sqlite", 60) == str(error)
@@ -120,6 +120,6 @@ def without_locks(*_arguments: Any) -> None:
     raise OSError(errno.ENOLCK, "No locks available")
 
 
-def test_folders_with_locks_are_told(tmp_path: Path) -> None:
+def test_folders_that_support_locks_are_recognised(tmp_path: Path) -> None:
     assert reasons.supports_locks(tmp_path)
     assert reasons.supports_locks(tmp_path / "missing")

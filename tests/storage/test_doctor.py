@@ -1,4 +1,4 @@
-"""The doctor finds exactly what is wrong in a database of any layout, and changes nothing."""
+"""Test that the doctor finds exactly what is wrong in a database of any layout, and changes nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.storage.field_damage import (
     damage,
     found_in,
 )
-from tests.storage.test_query_plans import cost, plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import cost, plan, queries, scans_rows, statements
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
@@ -55,7 +55,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_nothing_is_wrong_with_a_plain_file(written: dict[Layout, Path], layout: Layout) -> None:
+def test_a_sound_file_has_no_findings(written: dict[Layout, Path], layout: Layout) -> None:
     path = written[layout]
     old = [] if layout.upgraded else [table for table in OURS if table in read_tables(path)]
     assert found_in(path) == ({"old_clustering_tables": sorted(old)} if old else {})
@@ -65,7 +65,7 @@ def test_nothing_is_wrong_with_a_plain_file(written: dict[Layout, Path], layout:
 
 
 def agree(path: Path, layout: Layout) -> dict[str, list[str]]:
-    """Require that the doctor finds what the oracle finds, and return it."""
+    """Require that the doctor and the reference find the same, and return it."""
     wanted = expected(read_tables(path), upgraded=layout.upgraded, sees_types=layout.sees_types)
     examined = examine_database(open_database(path), limit=0)
     assert {finding.kind: list(finding.ids) for finding in examined.findings} == wanted
@@ -75,7 +75,7 @@ def agree(path: Path, layout: Layout) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", ["layout 0, migrated", "layout 1", "layout 2, upgraded"])
 @pytest.mark.parametrize("column", VALUES)
-def test_every_value_is_told_as_what_it_is(
+def test_every_value_is_described_by_its_type(
     written: dict[Layout, Path], tmp_path: Path, column: str, name: str
 ) -> None:
     layout, path = LAYOUTS[name], tmp_path / "damaged.sqlite"
@@ -92,7 +92,7 @@ def test_every_value_is_told_as_what_it_is(
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), layout=st.sampled_from(list(LAYOUTS.values())))
-def test_what_is_found_is_what_the_oracle_finds(
+def test_findings_equal_those_of_the_reference(
     written: dict[Layout, Path], tmp_path: Path, data: st.DataObject, layout: Layout
 ) -> None:
     path = tmp_path / "damaged.sqlite"
@@ -106,7 +106,7 @@ def test_what_is_found_is_what_the_oracle_finds(
     agree(path, layout)
 
 
-def test_the_oracle_has_every_kind_but_what_lies_beside_the_file(tmp_path: Path) -> None:
+def test_the_reference_has_every_kind_of_the_database_itself(tmp_path: Path) -> None:
     changes_of_all = [
         "UPDATE embedding SET vector = NULL WHERE id = {0}",
         "UPDATE embedding SET vector = x'00' WHERE id = {1}",
@@ -157,7 +157,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("is_upgraded", [False, True], ids=["before", "upgraded"])
 @pytest.mark.parametrize("layout", [0, 1, 2, 3])
-def test_a_file_with_everything_of_the_field(tmp_path: Path, layout: Any, is_upgraded: bool) -> None:
+def test_a_file_with_every_kind_of_damage_is_examined(tmp_path: Path, layout: Any, is_upgraded: bool) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", replace(EVERYTHING, layout=layout))
     if is_upgraded:
         upgrade(open_database(facts.path))
@@ -178,13 +178,13 @@ def test_a_file_with_everything_of_the_field(tmp_path: Path, layout: Any, is_upg
     }
 
 
-def test_ids_that_look_like_numbers_are_ids(tmp_path: Path) -> None:
+def test_ids_of_digits_only_are_valid_ids(tmp_path: Path) -> None:
     path = tmp_path / "field.sqlite"
     write_field_file(path, FieldSpec(layout=0, digit_ids=True))
     assert found_in(path) == {}
 
 
-def test_ids_that_a_column_declared_uuid_made_numbers_of(tmp_path: Path) -> None:
+def test_ids_converted_to_numbers_by_column_affinity_are_found(tmp_path: Path) -> None:
     path = tmp_path / "field.sqlite"
     write_field_file(path, FieldSpec(layout=0))
     digits = "06888680501e75097830817616369915"
@@ -201,7 +201,7 @@ def test_ids_that_a_column_declared_uuid_made_numbers_of(tmp_path: Path) -> None
     assert len(findings["orphan_run"]) == 3
 
 
-def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFile) -> None:
+def test_a_text_in_place_of_a_vector_is_found(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dimensions=8))
     identity = ids_of(file)[3]
     for text in ("'" + "x" * 32 + "'", "CAST(x'" + "ff" * 32 + "' AS TEXT)", "7", "0.5"):
@@ -212,7 +212,9 @@ def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFi
 
 @pytest.mark.parametrize(("model", "kind"), [("Nomic", "IMAGE"), ("Seen", "TEXT")])
 @pytest.mark.parametrize("n_strange", [1, 4, 5])
-def test_a_tenth_of_a_model_may_be_strange(upgraded: MakeFile, model: str, kind: str, n_strange: int) -> None:
+def test_invalid_vectors_of_up_to_a_tenth_of_a_model_are_counted(
+    upgraded: MakeFile, model: str, kind: str, n_strange: int
+) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), vision_models=("Seen",)))
     others = [invocation.id for invocation in file.facts.invocations if invocation.type == kind][:n_strange]
     ids = [embedding.id for embedding in file.facts.of(model)][:n_strange]
@@ -227,7 +229,7 @@ def test_a_tenth_of_a_model_may_be_strange(upgraded: MakeFile, model: str, kind:
 
 
 @pytest.mark.parametrize("stored", ["TEXT", "IMAGE"])
-def test_runs_of_which_one_type_was_stored_are_whole(tmp_path: Path, stored: str) -> None:
+def test_runs_with_one_stored_output_type_are_complete(tmp_path: Path, stored: str) -> None:
     path = tmp_path / "field.sqlite"
     facts = write_field_file(path, FieldSpec(layout=0, vision_models=("Seen",)))
     others = f"SELECT id FROM invocation WHERE type <> '{stored}'"
@@ -242,7 +244,7 @@ def test_runs_of_which_one_type_was_stored_are_whole(tmp_path: Path, stored: str
     assert found_in(path) == {"sequence_gap": [shown(other_run)], "unfinished_run": [shown(run)]}
 
 
-def test_copies_by_two_models_of_one_output_are_told_once(
+def test_repeated_outputs_of_two_models_are_reported_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 1)
@@ -260,7 +262,7 @@ def test_copies_by_two_models_of_one_output_are_told_once(
     assert found_in(file.path) == {"duplicate_embedding": [shown(copied_id) for copied_id in copies]}
 
 
-def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
+def test_files_of_older_versions_may_lack_columns(tmp_path: Path) -> None:
     path = tmp_path / "field.sqlite"
     facts = write_field_file(path, FieldSpec(layout=0))
     first = facts.of("Nomic")[0]
@@ -280,14 +282,14 @@ def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
     assert [finding.kind for finding in examined.unchecked] == ["orphan_run", "unreadable_value"]
 
 
-def test_what_is_no_database_of_the_pipeline(tmp_path: Path) -> None:
+def test_files_that_are_no_pipeline_database_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.sqlite"
     damage(path, "CREATE TABLE embedding (id)")
     with pytest.raises(DatabaseError, match="it has no table experimentconfig, invocation, run"):
         examine_database(open_database(path))
 
 
-def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_path: Path) -> None:
+def test_incomplete_clusterings_are_found(written: dict[Layout, Path], tmp_path: Path) -> None:
     path = tmp_path / "field.sqlite"
     shutil.copyfile(written[LAYOUTS["layout 1, upgraded"]], path)
     damage(
@@ -331,7 +333,7 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
         ("UPDATE clusteringresult SET parameters = 'x'", "cannot be read"),
     ],
 )
-def test_it_says_how_clusterings_are_broken(
+def test_broken_clusterings_are_found_with_the_reason(
     written: dict[Layout, Path], tmp_path: Path, change: str, message: str
 ) -> None:
     path = tmp_path / "field.sqlite"
@@ -357,7 +359,7 @@ def test_no_cluster_has_a_label_below_that_of_outliers(written: dict[Layout, Pat
     )
 
 
-def test_what_waits_beside_the_database(upgraded: MakeFile) -> None:
+def test_pending_files_beside_the_database_are_found(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     state = Checkpoint(file.path.with_name("field.sqlite.panic-tda") / "Nomic", "5f" * 32)
@@ -375,13 +377,13 @@ def test_what_waits_beside_the_database(upgraded: MakeFile) -> None:
     assert f"{state.folder}: a state of 2 MiB, saved 3 days ago" in finding.details
 
 
-def test_a_name_that_no_folder_beside_can_have(upgraded: MakeFile) -> None:
+def test_a_database_name_too_long_for_a_work_folder_is_examined(upgraded: MakeFile) -> None:
     file = upgraded(name=f"{'n' * 239}.sqlite")
     assert len(file.database.work_root.name) > 255
     assert examine_database(file.database).findings == ()
 
 
-def test_as_many_ids_as_are_asked_for(upgraded: MakeFile) -> None:
+def test_the_number_of_ids_follows_the_limit(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(orphan_embeddings=20, null_vectors=3))
     orphans = {shown(embedding.id) for embedding in file.facts.of("Nomic") if embedding.invocation is None}
     for limit, n_shown in ((1, 1), (10, 10), (0, 20), (30, 20)):
@@ -414,7 +416,7 @@ def test_rows_are_read_for_vectors_and_outputs_only(upgraded: MakeFile, unique: 
     assert len(selects) > 40
     with closing(sqlite3.connect(file.path)) as connection:
         plans = {sql: plan(connection, sql) for sql in selects}
-    through = [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))]
+    through = [sql for sql, steps in plans.items() if any(map(scans_rows, steps))]
     assert [" ".join(sql.split()) for sql in through] == [
         "SELECT embedding.id, embedding.embedding_model, CASE WHEN (typeof(embedding.vector) = 'text') "
         "THEN 0 ELSE embedding.vector END AS anon_1 FROM embedding"
@@ -471,8 +473,8 @@ print([(one.kind, one.count) for one in examine_database(open_database(sys.argv[
 
 
 @pytest.mark.parametrize("is_upgraded", [False, True], ids=["before", "upgraded"])
-def test_a_read_only_file_in_a_read_only_folder(tmp_path: Path, is_upgraded: bool) -> None:
-    """In write-ahead mode, in which SQLite makes files beside the one that it reads."""
+def test_a_read_only_file_in_a_read_only_folder_is_examined(tmp_path: Path, is_upgraded: bool) -> None:
+    """The file is in write-ahead mode, in which SQLite creates files next to it."""
     # The folder of the test itself is the superuser's alone.
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
         path = Path(folder) / "field.sqlite"

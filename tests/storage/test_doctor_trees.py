@@ -142,7 +142,7 @@ def test_trees_of_an_earlier_version_are_found(upgraded: MakeFile) -> None:
     assert "cluster-embeddings" in finding.remedy
 
 
-def test_what_is_cut_from_a_wrong_tree_has_a_wrong_tree(upgraded: MakeFile) -> None:
+def test_a_recut_of_a_wrong_tree_is_reported_too(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",)))
     source = clustered(file)
     store_tree(file.database, source, as_an_earlier_version_stored(stored_tree(file.database, source)))
@@ -183,7 +183,7 @@ def assert_is_damaged(database: Database, summary: ClusteringSummary) -> None:
     assert (finding.kind, finding.ids) == (DAMAGED_TREE, (str(summary.id),))
 
 
-def test_edges_of_embeddings_that_have_gone_are_no_fault(upgraded: MakeFile) -> None:
+def test_edges_of_deleted_embeddings_are_not_reported(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",)))
     summary = clustered(file)
     with file.database.reading() as connection:
@@ -197,7 +197,7 @@ def test_edges_of_embeddings_that_have_gone_are_no_fault(upgraded: MakeFile) -> 
 
 
 @pytest.mark.sqlite_only("a file")
-def test_so_many_vectors_are_read_and_no_more(
+def test_the_number_of_vectors_read_is_bounded(
     real_file: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clustering_manager.cluster_all_data(real_file, ["Nomic"])

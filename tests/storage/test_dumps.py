@@ -1,4 +1,4 @@
-"""A dump's rows keep their ids; twice is once, what has grown is added, and nothing else is touched."""
+"""Test imports of dumps: ids are kept, repeats add nothing, new rows are added, other rows stay."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_medoids_lead_back_to_the_invocations_of_the_dump(
         assert get_medoid_invocation(expected.n_clusters, clusterings[model], session) is None
 
 
-def test_images_without_bytes_are_nothing_unexpected(
+def test_images_without_bytes_are_imported(
     clustered: tuple[Tables, Database, dict[str, UUID]],
 ) -> None:
     tables, database, clusterings = clustered
@@ -164,7 +164,7 @@ def test_importing_a_dump_again_changes_nothing(tmp_path: Path, database: Databa
     assert "nothing to add, all of them are in the database already; left out 6 prompts" in str(again)
 
 
-def test_a_dump_that_has_grown_adds_what_is_new(tmp_path: Path, database: Database) -> None:
+def test_a_dump_that_has_grown_adds_its_new_rows(tmp_path: Path, database: Database) -> None:
     import_tables(tmp_path / "dump", dump_tables(), database)
     (clustering, *_) = cluster_all_data(database)
     before = contents(database)
@@ -195,7 +195,7 @@ def test_a_dump_that_has_grown_adds_what_is_new(tmp_path: Path, database: Databa
     }
 
 
-def test_times_that_are_not_known_where_columns_do_not_take_null(tmp_path: Path, upgraded: MakeFile) -> None:
+def test_unknown_times_are_stored_in_columns_that_refuse_null(tmp_path: Path, upgraded: MakeFile) -> None:
     database, _ = upgraded(FieldSpec(times_required=True))
     tables = dump_tables()
     del tables["invocations"]["started_at"]
@@ -211,7 +211,9 @@ def test_times_that_are_not_known_where_columns_do_not_take_null(tmp_path: Path,
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_was_missing_comes_with_the_whole(tmp_path: Path, database: Database, seed: int) -> None:
+def test_rows_missing_from_a_partial_dump_are_added_by_the_full_dump(
+    tmp_path: Path, database: Database, seed: int
+) -> None:
     all_tables = dump_tables(replace(SPEC, runs=2, length=8))
     rng = np.random.default_rng(seed)
     part = {name: rows_where(table, lambda _: rng.random() < 0.7) for name, table in all_tables.items()}
@@ -358,7 +360,7 @@ def test_without_experiments_runs_belong_to_none(tmp_path: Path, database: Datab
 
 
 @pytest.mark.parametrize("unique", ["none", "constraint", "index"])
-def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
+def test_orphaned_and_repeated_rows_are_left_out(
     tmp_path: Path, upgraded: MakeFile, unique: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="panic_tda")
@@ -422,7 +424,7 @@ def test_an_invocation_whose_input_is_missing_gets_it_later(tmp_path: Path, data
     assert contents(database) == contents(other_database)
 
 
-def test_what_differs_stays_as_it_is_and_is_counted(
+def test_stored_rows_that_differ_stay_and_are_counted(
     tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     import_tables(tmp_path / "dump", dump_tables(), database)
@@ -479,7 +481,7 @@ import_embeddings([sys.argv[2]], open_database(sys.argv[1]))
     ("statement", "times"),
     [("INSERT INTO invocation", 3), ("UPDATE invocation", 2)],
 )
-def test_killed_in_the_middle_the_database_is_as_it_was(
+def test_a_killed_import_leaves_the_database_unchanged(
     tmp_path: Path, database: Database, statement: str, times: int
 ) -> None:
     import_tables(tmp_path / "first", dump_tables(replace(SPEC, seed=1)), database)

@@ -1,4 +1,4 @@
-"""Rows of a clustering with all that stands behind them, against a look-up of each value by itself."""
+"""Compare exported rows with a look-up of each value by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.storage.test_query_plans import (
     cost,
     plan,
     queries,
-    rows_are_gone_through,
+    scans_rows,
     statements,
 )
 
@@ -56,7 +56,7 @@ def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     [PLAIN, EVERYTHING, replace(EVERYTHING, digit_ids=True, migrated=False)],
     ids=["plain", "all", "digits"],
 )
-def test_rows_are_those_that_looking_up_finds(
+def test_rows_equal_those_of_single_queries(
     upgraded: MakeFile, spec: FieldSpec, model: str, downsample: int
 ) -> None:
     file = upgraded(spec)
@@ -74,7 +74,7 @@ def test_rows_are_those_that_looking_up_finds(
     np.testing.assert_allclose(table["core_distance"].to_numpy(), core_distances, rtol=1e-6, atol=1e-6)
 
 
-def test_rows_of_the_real_file_are_those_too(real_file: Database) -> None:
+def test_rows_of_the_real_file_equal_those_of_single_queries(real_file: Database) -> None:
     clustering = clustered(real_file, "Nomic", downsample=2)
     assert real_file.path is not None
     rows = expected_rows(real_file.path, clustering.id)
@@ -82,9 +82,7 @@ def test_rows_of_the_real_file_are_those_too(real_file: Database) -> None:
     assert plain_rows(streamed(real_file, clustering)) == rows
 
 
-def test_batches_are_small_and_a_row_more_or_less_changes_nothing(
-    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_batch_size_does_not_change_the_rows(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     all_rows = streamed(file.database, clustering, with_vectors=True)
@@ -110,7 +108,7 @@ def test_vectors_are_those_stored(upgraded: MakeFile) -> None:
     np.testing.assert_array_equal(vectors, stored_vectors(file.target, rows))
 
 
-def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
+def test_the_schema_names_the_clustering(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     metadata = json.loads(streamed(file.database, clustering).schema.metadata[METADATA_KEY.encode()])
@@ -122,7 +120,7 @@ def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", metadata["version"])
 
 
-def test_what_has_gone_is_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_deleted_rows_are_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     before = expected_rows(file.target, clustering.id)
@@ -149,10 +147,10 @@ def test_what_has_gone_is_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixt
         ids[row].replace("-", "") for row, vector in enumerate(table["vector"].to_pylist()) if vector is None
     ]
     assert missing == [first["embedding_id"], third["embedding_id"]]
-    assert f"2 of {len(ids)} vectors are gone, or do not have 8 values; they are null" in caplog.text
+    assert f"2 of {len(ids)} vectors were deleted, or do not have 8 values; they are null" in caplog.text
 
 
-def test_core_distances_are_null_where_nobody_knows_whose_they_are(
+def test_core_distances_are_null_if_embeddings_were_deleted(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded()
@@ -183,7 +181,7 @@ def test_core_distances_are_null_where_nobody_knows_whose_they_are(
 
 
 @pytest.mark.sqlite_only("JSON that is none")
-def test_networks_are_written_alike(upgraded: MakeFile) -> None:
+def test_every_spelling_of_a_network_is_written_the_same(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     written = ('["SDXLTurbo","BLIP2"]', '[ "SDXLTurbo", "BLIP2" ]', "no JSON", '["\\u98a8", "\\ud800"]')
@@ -198,7 +196,7 @@ def test_networks_are_written_alike(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.sqlite_only("columns of any length")
-def test_what_is_no_id_stays_as_it_is(upgraded: MakeFile) -> None:
+def test_invalid_ids_are_written_unchanged(upgraded: MakeFile) -> None:
     ids = ["06888680501e75097830817616369915", "inf", "06888680501E75097830817616369915", "", None, "0" * 33]
     assert with_dashes(pa.array(ids)).to_pylist() == ["06888680-501e-7509-7830-817616369915", *ids[1:]]
     file = upgraded()
@@ -212,7 +210,7 @@ def test_what_is_no_id_stays_as_it_is(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.sqlite_only("columns of any type")
-def test_a_number_that_is_none_is_refused(upgraded: MakeFile) -> None:
+def test_an_invalid_number_is_refused(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     with file.opened() as connection:
@@ -222,7 +220,7 @@ def test_a_number_that_is_none_is_refused(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.sqlite_only("columns of any type")
-def test_a_text_that_is_none_is_refused(upgraded: MakeFile) -> None:
+def test_an_invalid_text_is_refused(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     with file.opened() as connection:
@@ -234,7 +232,7 @@ def test_a_text_that_is_none_is_refused(upgraded: MakeFile) -> None:
 
 @pytest.mark.sqlite_only("its plans")
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_no_query_goes_through_rows_or_sorts_them(upgraded: MakeFile, spec: FieldSpec) -> None:
+def test_no_query_scans_or_sorts_rows(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     summaries = [clustered(file.database, model) for model in ("Nomic", "NomicVision")]
     with statements() as executed:
@@ -247,7 +245,7 @@ def test_no_query_goes_through_rows_or_sorts_them(upgraded: MakeFile, spec: Fiel
     assert any("ORDER BY embeddingcluster.embedding_id" in sql for sql in selects)
     with file.opened() as connection:
         plans = {sql: plan(connection, sql) for sql in selects}
-    assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
+    assert not [step for steps in plans.values() for step in steps if scans_rows(step)]
     assert not [step for steps in plans.values() for step in steps if step.startswith("SCAN step")]
     assert not [step for steps in plans.values() for step in steps if "TEMP B-TREE" in step]
 

@@ -1,4 +1,4 @@
-"""Texts of megabytes pass through exports, pages and copies a few at a time."""
+"""Test that exports, pages and copies hold only a few texts of megabytes at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ for words in sys.argv[1:]:
 
 
 def lengthen(database: Database, n_characters: int) -> None:
-    """Give every text output a text of its own of that length."""
+    """Give every text output a different text of that length."""
     assert database.path is not None
     with opened(database.path) as connection:
         connection.execute(
@@ -97,7 +97,7 @@ def test_every_row_has_its_texts(upgraded: MakeFile, tmp_path: Path) -> None:
 
 
 @pytest.mark.both_engines
-def test_a_batch_ends_where_its_bytes_do(upgraded: MakeFile) -> None:
+def test_a_batch_is_bounded_by_bytes(upgraded: MakeFile) -> None:
     database = upgraded(FieldSpec()).database
     query = sa.select(Invocation.sequence_number, Invocation.output_text).where(
         Invocation.output_text.is_not(None)

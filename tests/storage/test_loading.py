@@ -1,4 +1,4 @@
-"""Vectors come out of the database as they went in, in one order, and bad ones are found."""
+"""Test that vectors are loaded unchanged and in one order, and that invalid ones are found."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_missing_and_short_vectors_are_found_by_the_census(upgraded: MakeFile, k
 
 
 @pytest.mark.parametrize("kind", ["nan", "infinite", "zero"])
-def test_values_that_are_no_direction_are_found_while_loading(upgraded: MakeFile, kind: str) -> None:
+def test_values_without_a_direction_are_found_while_loading(upgraded: MakeFile, kind: str) -> None:
     database, facts = upgraded(FieldSpec(**{f"{kind}_vectors": 6}))  # type: ignore[arg-type]
     require_valid(database, take_census(database)["Nomic"])
     with pytest.raises(BadVectors, match="6 vectors of model Nomic are zero, NaN or infinite") as error:
@@ -139,7 +139,7 @@ def test_values_that_are_no_direction_are_found_while_loading(upgraded: MakeFile
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_skipping_leaves_out_exactly_the_bad_ones_and_counts_them(upgraded: MakeFile, factor: int) -> None:
+def test_skipping_leaves_out_and_counts_exactly_the_invalid_vectors(upgraded: MakeFile, factor: int) -> None:
     database, facts = upgraded(SPOILED)
     sampled = facts.sample("Nomic", factor)
     matrix = load(database, factor=factor, skip=True)
@@ -149,7 +149,7 @@ def test_skipping_leaves_out_exactly_the_bad_ones_and_counts_them(upgraded: Make
     assert matrix.n_excluded == sum(embedding.kind in BAD_KINDS for embedding in sampled)
 
 
-def test_bad_vectors_outside_the_sample_do_no_harm(upgraded: MakeFile) -> None:
+def test_invalid_vectors_outside_the_sample_do_not_matter(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=1, length=20))
     outside = sorted({e.id for e in file.facts.of("Nomic")} - {e.id for e in file.facts.sample("Nomic", 5)})
     with file.opened() as connection:
@@ -158,7 +158,7 @@ def test_bad_vectors_outside_the_sample_do_no_harm(upgraded: MakeFile) -> None:
     assert_holds(load(file.database, factor=5), file.facts.sample("Nomic", 5))
 
 
-def test_mixed_dimensions_go_by_the_commonest(upgraded: MakeFile) -> None:
+def test_the_most_common_dimension_counts(upgraded: MakeFile) -> None:
     file = upgraded()
     rng = np.random.default_rng(0)
     ids = store_vectors(file, rng.standard_normal((25, 3)).astype("<f4"))
@@ -180,7 +180,7 @@ def test_lengths_that_are_no_whole_number_of_floats_are_never_taken(upgraded: Ma
 
 
 @pytest.mark.parametrize("content", ["NULL", "x''", "x'010203'"])
-def test_no_usable_vector_at_all(upgraded: MakeFile, content: str) -> None:
+def test_a_model_without_a_usable_vector_is_an_error(upgraded: MakeFile, content: str) -> None:
     file = upgraded()
     with file.opened() as connection:
         connection.execute(f"UPDATE embedding SET vector = {content} WHERE embedding_model = 'Nomic'")
@@ -218,7 +218,7 @@ def test_negative_zero_is_zero(upgraded: MakeFile) -> None:
         load(file.database)
 
 
-def test_the_census_of_everything(upgraded: MakeFile) -> None:
+def test_the_census_counts_every_model(upgraded: MakeFile) -> None:
     database, facts = upgraded(EVERYTHING)
     census = take_census(database)
     assert list(census) == ["Dummy", "Nomic", "NomicVision", "STSBMpnet"]
@@ -237,12 +237,12 @@ def test_the_census_of_everything(upgraded: MakeFile) -> None:
     }
 
 
-def test_a_tie_of_lengths_goes_to_the_longer() -> None:
+def test_of_equally_common_lengths_the_longer_counts() -> None:
     assert ModelCensus("Nomic", 4, 0, sampled={8: 2, 16: 2}).width == 16
     assert ModelCensus("Nomic", 4, 0, sampled={16: 2, 8: 2}).width == 16
 
 
-def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
+def test_rows_added_and_deleted_since_the_census_are_handled(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=6))
     censuses = {factor: take_census(file.database, factor)["Nomic"] for factor in (1, 2)}
     ids = {e.id for e in file.facts.of("Nomic")[10:30]}
@@ -266,7 +266,7 @@ def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
     assert base.nbytes == matrix.vectors.nbytes
 
 
-def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_rows_added_since_the_census_stay_in_the_memory_map(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     census = take_census(file.database)["Nomic"]
     with file.opened() as connection:
@@ -283,7 +283,7 @@ def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFi
     assert isinstance(vectors, mmap.mmap)
 
 
-def test_a_model_that_went_altogether(upgraded: MakeFile) -> None:
+def test_a_model_deleted_since_the_census_is_an_error(upgraded: MakeFile) -> None:
     file = upgraded()
     censuses = {factor: take_census(file.database, factor)["Nomic"] for factor in (1, 2)}
     with file.opened() as connection:
@@ -294,7 +294,7 @@ def test_a_model_that_went_altogether(upgraded: MakeFile) -> None:
             assert len(matrix.ids) == 0
 
 
-def test_vectors_that_turned_bad_since_the_census(upgraded: MakeFile) -> None:
+def test_vectors_that_became_invalid_since_the_census_are_an_error(upgraded: MakeFile) -> None:
     file = upgraded()
     census = take_census(file.database)["Nomic"]
     with file.opened() as connection:
@@ -335,7 +335,7 @@ NO_IDS: dict[str, tuple[object, ...]] = {
 @pytest.mark.sqlite_only("columns of any type")
 @pytest.mark.parametrize("ids", NO_IDS.values(), ids=NO_IDS)
 @pytest.mark.parametrize("factor", [1, 2])
-def test_what_is_no_id_is_named_or_left_out(
+def test_invalid_ids_are_named_or_left_out(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture, ids: tuple[object, ...], factor: int
 ) -> None:
     file = upgraded(FieldSpec(runs=4, length=20))
@@ -378,7 +378,7 @@ def test_all_that_was_left_out_is_in_the_log(upgraded: MakeFile, caplog: pytest.
 
 
 @pytest.mark.parametrize("name", ["it's 100 %", 'say "so"', ":name", "?", "日本", "a\\b", "%s %(x)s"])
-def test_models_of_any_name(upgraded: MakeFile, name: str) -> None:
+def test_models_may_have_any_name(upgraded: MakeFile, name: str) -> None:
     database, facts = upgraded(FieldSpec(text_models=("Other", name)))
     for factor in (1, 2):
         assert_holds(load(database, name, factor), facts.sample(name, factor))
@@ -405,7 +405,7 @@ def test_a_factor_below_one_is_refused(upgraded: MakeFile) -> None:
         take_census(database, 0)
 
 
-def test_the_fingerprint_is_that_of_ids_and_rows(upgraded: MakeFile) -> None:
+def test_the_fingerprint_is_computed_over_ids_and_rows(upgraded: MakeFile) -> None:
     file = upgraded()
     matrix = load(file.database)
     content = b"".join(matrix.ids.tolist()) + matrix.vectors.astype("<f4").tobytes()
@@ -415,7 +415,9 @@ def test_the_fingerprint_is_that_of_ids_and_rows(upgraded: MakeFile) -> None:
     assert input_sha256(matrix) != before
 
 
-def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_and_vectors_of_selected_rows_are_read(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database, facts = upgraded(FieldSpec(digit_ids=True, orphan_embeddings=2))
     monkeypatch.setattr(vectors_by_id, "QUERY_IDS", 3)
     wanted_embeddings = facts.sample("Nomic")[5:15]
@@ -435,7 +437,7 @@ def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.Mo
 
 
 @pytest.mark.sqlite_only("its file")
-def test_reading_leaves_the_file_as_it_was(upgraded: MakeFile) -> None:
+def test_reading_does_not_change_the_file(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
     with file.opened() as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

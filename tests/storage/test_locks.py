@@ -1,4 +1,4 @@
-"""A lock of another process is waited for where signals are heard, and is told of."""
+"""Test that waiting for a lock is logged and can be interrupted by signals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ main(prog_name="panic-tda")
 
 @contextmanager
 def hold_lock(path: Path, *statements: str) -> Iterator[sqlite3.Connection]:
-    """Hold a lock on a file, from which a connection of this process keeps all others."""
+    """Lock a file from a connection of this process."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -62,7 +62,7 @@ def started(file: UpgradedFile, command: list[str]) -> AbstractContextManager[su
         (["list-clusterings"], ["PRAGMA journal_mode = DELETE", "BEGIN EXCLUSIVE"]),
     ],
 )
-def test_who_waits_for_a_lock_says_so_and_stops_at_a_signal(
+def test_waiting_for_a_lock_is_logged_and_stops_at_a_signal(
     upgraded: MakeFile, command: list[str], lock: list[str], number: signal.Signals, code: int
 ) -> None:
     file = upgraded()
@@ -73,7 +73,7 @@ def test_who_waits_for_a_lock_says_so_and_stops_at_a_signal(
         assert connection.in_transaction
 
 
-def test_a_lock_that_is_let_go_costs_nothing(upgraded: MakeFile) -> None:
+def test_a_released_lock_lets_the_command_succeed(upgraded: MakeFile) -> None:
     file = upgraded()
     lock = hold_lock(file.path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE")
     with lock as connection, started(file, [*COMMAND, "cluster-embeddings"]) as process:
@@ -85,7 +85,7 @@ def test_a_lock_that_is_let_go_costs_nothing(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_result_whose_saving_waits_is_kept_at_a_signal(
+def test_a_signal_while_waiting_to_save_makes_the_result_a_pending_file(
     upgraded: MakeFile, number: signal.Signals, code: int
 ) -> None:
     file = upgraded()

@@ -1,4 +1,4 @@
-"""Neighbour lists are stored with a clustering, come back as they were, and are checked when read."""
+"""Test that neighbour lists are stored with a clustering, read back unchanged, and checked when read."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def assert_is_graph(actual: SpanningTree | None, expected: SpanningTree | None) 
 
 
 @pytest.mark.parametrize("part_bytes", [100, 1000, trees.PART_BYTES])
-def test_lists_come_back_as_they_were(
+def test_lists_are_read_back_unchanged(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, part_bytes: int
 ) -> None:
     monkeypatch.setattr(trees, "PART_BYTES", part_bytes)
@@ -114,7 +114,7 @@ def with_lists(graph: SpanningTree, **changes: object) -> SpanningTree:
 
 
 def changed(lists: NeighbourLists, name: str, at: int, value: float) -> np.ndarray:
-    """Return an array of lists in which entry `at` of the first full list is another."""
+    """Return lists in which entry `at` of the first full list is changed."""
     array = getattr(lists, name).copy()
     full = int(np.argmax((lists.rows >= 0).sum(axis=1)))
     array[full, at] = value
@@ -163,7 +163,7 @@ FORGERIES: dict[str, tuple[Callable[[SpanningTree, NeighbourLists], SpanningTree
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_lists_that_mean_nothing_are_refused_found_and_removed(upgraded: MakeFile, name: str) -> None:
+def test_invalid_lists_are_refused_found_and_removed(upgraded: MakeFile, name: str) -> None:
     forge, fault = FORGERIES[name]
     file = upgraded()
     finished = with_graph(ids_of(file))

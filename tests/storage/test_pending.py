@@ -1,4 +1,4 @@
-"""Results that could not be saved wait as files that lose nothing."""
+"""Test that results that could not be saved are files that lose nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def assert_equal(clustering: FinishedClustering, expected: FinishedClustering) -
 
 
 @pytest.mark.parametrize("spec", [FieldSpec(), FieldSpec(digit_ids=True)], ids=["ids", "ids of digits"])
-def test_what_was_kept_is_read_bit_by_bit(upgraded: MakeFile, spec: FieldSpec) -> None:
+def test_pending_results_are_read_back_bit_by_bit(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     finished = make_finished(ids_of(file))
     finished.probabilities[:3] = [5e-324, np.nextafter(1, 0), 0.1 + 0.2]
@@ -46,13 +46,13 @@ def test_what_was_kept_is_read_bit_by_bit(upgraded: MakeFile, spec: FieldSpec) -
 
 
 @pytest.mark.parametrize("n_rows", [0, 1])
-def test_small_clusterings_are_kept_too(upgraded: MakeFile, n_rows: int) -> None:
+def test_small_clusterings_are_written_to_pending_files_too(upgraded: MakeFile, n_rows: int) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file)[:n_rows])
     assert_equal(pending.read_pending(pending.write_pending(file.database, finished)), finished)
 
 
-def test_a_folder_that_takes_nothing_gives_way_to_the_temporary_one(
+def test_the_temporary_folder_is_used_if_the_folder_is_not_writable(
     upgraded: MakeFile, temporary_folder: Path
 ) -> None:
     file = upgraded()
@@ -84,7 +84,7 @@ def test_files_of_other_databases_are_not_found(upgraded: MakeFile, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["data[1].sqlite", "what?*.sqlite", "a b#c%20.sqlite", "風船.sqlite"])
-def test_databases_of_any_name(upgraded: MakeFile, name: str) -> None:
+def test_databases_may_have_any_name(upgraded: MakeFile, name: str) -> None:
     file = upgraded(FieldSpec(), name)
     finished = make_finished(ids_of(file))
     path = pending.write_pending(file.database, finished)

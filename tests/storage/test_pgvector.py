@@ -1,4 +1,4 @@
-"""Vectors in a column of pgvector are read as those in all other columns; columns of other types are not."""
+"""Test that vectors in a column of pgvector are read like others, and that other column types are refused."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_plan_of_the_upgrade_lists_the_functions_that_it_creates(stored: Sto
     assert plan_upgrade(stored.database).is_current
 
 
-def test_they_are_clustered(stored: Stored) -> None:
+def test_vectors_of_pgvector_are_clustered(stored: Stored) -> None:
     outcomes = cluster_all_data(stored.database, skip_invalid=True, downsample=2)
     assert [(outcome.status, outcome.n_embeddings) for outcome in outcomes] == [
         ("clustered", len([e for e in stored.facts.sample(model, 2) if e.vector is not None]))

@@ -1,4 +1,4 @@
-"""Features of PostgreSQL alone, and commands on it; other files test what both databases have in common."""
+"""Test features of PostgreSQL alone and commands on it; other files test what both databases share."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def database(url: str) -> Database:
     return database
 
 
-def test_clusters_on_postgres_are_those_of_the_library(database: Database) -> None:
+def test_clusters_on_postgres_equal_those_of_the_library(database: Database) -> None:
     (outcome,) = cluster_all_data(database)
     assert (outcome.status, outcome.n_embeddings, outcome.n_clusters) == (
         "clustered",
@@ -133,7 +133,7 @@ def test_trees_on_postgres_are_cut_as_on_sqlite(database: Database) -> None:
         assert connection.execute(sa.text("SELECT count(*) FROM clusteringtree")).scalar() == 1
 
 
-def test_commands_on_postgres(url: str, database: Database) -> None:
+def test_commands_work_on_postgres(url: str, database: Database) -> None:
     runner = CliRunner()
     clustered_result = runner.invoke(main, ["cluster-embeddings", "--json", "--db", url])
     assert clustered_result.exit_code == 0, clustered_result.stderr
@@ -153,7 +153,7 @@ def test_commands_on_postgres(url: str, database: Database) -> None:
         assert connection.execute(sa.text("SELECT count(*) FROM embeddingcluster")).scalar() == 0
 
 
-def test_trajectories_on_postgres(url: str, database: Database) -> None:
+def test_trajectories_work_on_postgres(url: str, database: Database) -> None:
     (outcome,) = cluster_all_data(database, downsample=3)
     assert outcome.id is not None
     with database.session() as session:
@@ -203,7 +203,7 @@ def test_trajectories_on_postgres(url: str, database: Database) -> None:
 
 
 def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows that are not ours."""
+    """Return all rows except those of panic_tda's tables."""
     tables = (ExperimentConfig, Run, Invocation, Embedding)
     with database.reading() as connection:
         return {
@@ -243,7 +243,7 @@ def test_a_dump_on_postgres_is_what_it_is_on_sqlite(
         assert str(medoid.id) in all_tables["invocations"]["id"]
 
 
-def test_a_numbered_file_that_grew_in_front_is_its_run_on_postgres(
+def test_a_file_with_numbered_rows_added_in_front_keeps_its_run_on_postgres(
     database: Database, tmp_path: Path
 ) -> None:
     texts = [f"text {row}" for row in range(20)]
@@ -255,7 +255,7 @@ def test_a_numbered_file_that_grew_in_front_is_its_run_on_postgres(
     assert (summary.n_present, len(everything(database)["run"])) == (20, N_RUNS + 1)
 
 
-def test_a_glance_at_postgres(url: str, database: Database) -> None:
+def test_completions_are_read_from_postgres(url: str, database: Database) -> None:
     finished = invented(database)
     with database.writing() as connection:
         save_clustering(connection, finished)
@@ -345,7 +345,7 @@ def test_two_processes_that_save_at_once_lose_nothing(
 
 
 def whole_clusterings(database: Database) -> set[str]:
-    """Return the ids of the clusterings, all of which have all assignments and a key of their own."""
+    """Check that all clusterings are complete and have different keys, and return their ids."""
     with database.reading() as connection:
         stored = dict(connection.execute(sa.text("SELECT key, id FROM clusteringresult")).all())
         for table in ("cluster", "embeddingcluster"):
@@ -390,7 +390,7 @@ def test_saving_and_deleting_at_once_leave_whole_clusterings(
     assert whole_clusterings(database) == saved - deleted_ids
 
 
-def test_upgrading_and_saving_at_once(
+def test_upgrading_and_saving_at_once_lose_nothing(
     url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -410,7 +410,7 @@ def test_upgrading_and_saving_at_once(
     assert whole_clusterings(database) == saved
 
 
-def test_a_lock_for_saving_that_is_held_keeps_the_result(
+def test_a_lock_that_another_process_keeps_makes_the_result_a_pending_file(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -426,7 +426,7 @@ def test_a_lock_for_saving_that_is_held_keeps_the_result(
 
 @pytest.fixture
 def reader(url: str, database: Database) -> Iterator[Database]:
-    """The same database for a user who may read it all, and write one of the three tables."""
+    """Return the database for a user with read access and write access to one of three tables."""
     with database.writing() as connection:
         connection.execute(sa.text("CREATE ROLE reader LOGIN PASSWORD 'sesame'"))
         connection.execute(sa.text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"))

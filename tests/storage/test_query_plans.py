@@ -1,4 +1,4 @@
-"""No query goes through the rows of invocations or embeddings: in the field they are 130 GB, and cold."""
+"""Test that no query scans the rows of invocations or embeddings: in the field they are 130 GB."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ IMAGE_BYTES = 100_000
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """Collect what SQLite is asked on any connection, with the values in it."""
+    """Record all statements of SQLite connections with their values."""
     executed: list[str] = []
 
     def trace(connection: sqlite3.Connection, _record: object) -> None:
@@ -81,7 +81,7 @@ def plan(connection: sqlite3.Connection, sql: str) -> list[str]:
     return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
 
 
-def rows_are_gone_through(step: str) -> bool:
+def scans_rows(step: str) -> bool:
     return re.match(r"SCAN (invocation|embedding)(_\d+)?( |$)", step) is not None and "COVERING" not in step
 
 
@@ -94,7 +94,7 @@ def tables_read(connection: sqlite3.Connection, sql: str) -> set[str]:
 
 
 def use_everything(file: UpgradedFile, folder: Path) -> None:
-    """Ask whatever the commands ask."""
+    """Run the queries of all commands."""
     database = file.database
     cluster_all_data(database, skip_invalid=True)
     (outcome,) = cluster_all_data(database, ["Nomic"], downsample=2, skip_invalid=True)
@@ -129,7 +129,7 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_no_query_goes_through_rows(upgraded: MakeFile, tmp_path: Path, spec: FieldSpec) -> None:
+def test_no_query_scans_rows(upgraded: MakeFile, tmp_path: Path, spec: FieldSpec) -> None:
     file = upgraded(spec)
     with statements() as executed:
         use_everything(file, tmp_path)
@@ -137,7 +137,7 @@ def test_no_query_goes_through_rows(upgraded: MakeFile, tmp_path: Path, spec: Fi
     assert len(selects) > 40
     with closing(sqlite3.connect(file.path)) as connection:
         plans = {sql: plan(connection, sql) for sql in selects}
-    scans = {sql: [step for step in steps if rows_are_gone_through(step)] for sql, steps in plans.items()}
+    scans = {sql: [step for step in steps if scans_rows(step)] for sql, steps in plans.items()}
     assert {sql: steps for sql, steps in scans.items() if steps} == {}
     # Turned around, the join would go through all embeddings of a model for each invocation.
     assert not [sql for sql, steps in plans.items() if "SCAN stride" in steps]
@@ -187,7 +187,7 @@ def test_an_overview_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> 
         counting = [sql for sql in selects if "min(length(" not in sql]
         assert {sql: tables_read(raw, sql) for sql in counting if tables_read(raw, sql)} == {}
         plans = {sql: plan(raw, sql) for sql in selects}
-    assert [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))] == []
+    assert [sql for sql, steps in plans.items() if any(map(scans_rows, steps))] == []
     assert [sql for sql, steps in plans.items() if any("TEMP B-TREE" in step for step in steps)] == []
 
 
@@ -214,7 +214,7 @@ def test_the_invocations_of_a_clustering_are_in_indexes(upgraded: MakeFile, spec
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_origins_merges_stability_and_divergence_read_no_rows_but_their_own(
+def test_origins_merges_stability_and_divergence_read_only_their_own_rows(
     upgraded: MakeFile, spec: FieldSpec
 ) -> None:
     database, facts = upgraded(spec)
@@ -237,7 +237,7 @@ def test_origins_merges_stability_and_divergence_read_no_rows_but_their_own(
             name: set().union(*(tables_read(raw, sql) for sql in of_measure))
             for name, of_measure in sqls.items()
         }
-    assert [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))] == []
+    assert [sql for sql, steps in plans.items() if any(map(scans_rows, steps))] == []
     assert [sql for sql, steps in plans.items() if any("TEMP B-TREE" in step for step in steps)] == []
     # Vectors are read of the rows of the clustering alone, and no invocation's row at all.
     assert tables == {
@@ -249,7 +249,7 @@ def test_origins_merges_stability_and_divergence_read_no_rows_but_their_own(
 
 
 def read_and_written() -> tuple[int, int]:
-    """Bytes that this process had from disk, and those it wrote into files."""
+    """Return the bytes that this process read from disk and wrote to files."""
     try:
         text = Path("/proc/self/io").read_text()
     except OSError as error:
@@ -259,7 +259,7 @@ def read_and_written() -> tuple[int, int]:
 
 
 def forget(path: Path) -> None:
-    """Have the next read of a file come from the disk."""
+    """Drop a file from the system's cache."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""What was kept as a file is saved later, without losing anything and into no wrong database."""
+"""Test that results written as pending files are saved later, completely and into the right database only."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ def delete_embeddings(file: UpgradedFile, ids: list[str]) -> None:
         connection.executemany("DELETE FROM embedding WHERE id = ?", [(identity,) for identity in ids])
 
 
-def test_saving_puts_it_into_the_database_and_removes_the_file(upgraded: MakeFile) -> None:
+def test_saving_stores_the_result_and_removes_the_file(upgraded: MakeFile) -> None:
     file = upgraded()
     first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
     paths = [pending.write_pending(file.database, finished) for finished in (first, second)]
     saved = save_pending(file.database)
-    assert {(one.id, one.embedding_model, one.n_vanished) for one in saved} == {
+    assert {(summary.id, summary.embedding_model, summary.n_vanished) for summary in saved} == {
         (first.id, "Nomic", 0),
         (second.id, "STSBMpnet", 0),
     }
     assert not any(path.exists() for path in paths)
     with file.database.session() as session:
-        assert {found.id: found.record for found in list_clusterings(session)} == {
+        assert {clustering.id: clustering.record for clustering in list_clusterings(session)} == {
             first.id: first.record,
             second.id: second.record,
         }
     assert save_pending(file.database) == []
 
 
-def test_what_is_saved_already_is_not_saved_twice(upgraded: MakeFile) -> None:
+def test_a_result_that_is_stored_already_is_not_saved_twice(upgraded: MakeFile) -> None:
     # Killed between the commit and the removal of the file.
     file = upgraded()
     finished = make_finished(ids_of(file))
@@ -73,12 +73,12 @@ def test_vanished_rows_are_left_out_and_counted(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(file))
     pending.write_pending(file.database, finished)
     medoids = set(finished.medoids.values())
-    gone = [row for row in range(len(finished.ids)) if row not in medoids][::5]
-    delete_embeddings(file, [finished.ids[row].decode() for row in gone])
+    deleted_rows = [row for row in range(len(finished.ids)) if row not in medoids][::5]
+    delete_embeddings(file, [finished.ids[row].decode() for row in deleted_rows])
     (saved,) = save_pending(file.database)
-    assert saved.n_vanished == len(gone) > 3
+    assert saved.n_vanished == len(deleted_rows) > 3
     stored = file.snapshot()
-    left = sorted(set(range(len(finished.ids))) - set(gone))
+    left = sorted(set(range(len(finished.ids))) - set(deleted_rows))
     assert {(row[2], row[4], row[6]) for row in stored["embeddingcluster"][1]} == {
         (finished.ids[row].decode(), int(finished.labels[row]), float(finished.probabilities[row]))
         for row in left
@@ -86,7 +86,7 @@ def test_vanished_rows_are_left_out_and_counted(upgraded: MakeFile) -> None:
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
     assert summary.record.n_embeddings == len(left)
-    assert summary.record.n_vanished == len(gone)
+    assert summary.record.n_vanished == len(deleted_rows)
     assert summary.record.n_outliers == int((finished.labels[left] == -1).sum())
     assert summary.record.seconds == finished.record.seconds
 
@@ -98,19 +98,19 @@ def unit_rows(file: UpgradedFile, finished: FinishedClustering) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFile, seed: int) -> None:
+def test_a_deleted_medoid_is_replaced_by_the_best_remaining_member(upgraded: MakeFile, seed: int) -> None:
     file = upgraded(FieldSpec(duplicates=0.4, seed=seed))
     finished = make_finished(ids_of(file), seed=seed)
     pending.write_pending(file.database, finished)
-    gone = sorted(finished.medoids.values())[:2]
-    delete_embeddings(file, [finished.ids[row].decode() for row in gone])
+    deleted_rows = sorted(finished.medoids.values())[:2]
+    delete_embeddings(file, [finished.ids[row].decode() for row in deleted_rows])
     save_pending(file.database)
 
     labels = finished.labels.copy()
-    labels[gone] = -1
+    labels[deleted_rows] = -1
     oracle = reference.medoids(unit_rows(file, finished), labels, finished.probabilities)
-    expected = {label: row for label, row in finished.medoids.items() if row not in gone}
-    expected |= {label: row for label, row in oracle.items() if finished.medoids[label] in gone}
+    expected = {label: row for label, row in finished.medoids.items() if row not in deleted_rows}
+    expected |= {label: row for label, row in oracle.items() if finished.medoids[label] in deleted_rows}
     assert set(expected) == set(finished.medoids)
     stored = file.snapshot()["cluster"][1]
     assert {(row[2], row[4], row[6]) for row in stored} == {
@@ -118,12 +118,12 @@ def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFil
     }
 
 
-def test_a_cluster_that_lost_everything_is_left_out(upgraded: MakeFile) -> None:
+def test_a_cluster_without_remaining_members_is_left_out(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     pending.write_pending(file.database, finished)
-    gone = np.flatnonzero(finished.labels == 1)
-    delete_embeddings(file, [finished.ids[row].decode() for row in gone])
+    deleted_rows = np.flatnonzero(finished.labels == 1)
+    delete_embeddings(file, [finished.ids[row].decode() for row in deleted_rows])
     save_pending(file.database)
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
@@ -169,7 +169,7 @@ KINDS = ("empty", "half", "tail missing", "text", "folder", "other metadata", "n
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_refused_and_stays_and_costs_no_other(upgraded: MakeFile, kind: str) -> None:
+def test_a_damaged_file_is_refused_kept_and_does_not_block_others(upgraded: MakeFile, kind: str) -> None:
     file = upgraded()
     paths = [
         pending.write_pending(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
@@ -182,7 +182,7 @@ def test_a_damaged_file_is_refused_and_stays_and_costs_no_other(upgraded: MakeFi
     assert "2 other clusterings were saved" in str(refusal.value)
     assert [path.exists() for path in paths] == [False, True, False]
     with file.database.session() as session:
-        assert {found.id for found in list_clusterings(session)} == {UUID(int=1), UUID(int=3)}
+        assert {clustering.id for clustering in list_clusterings(session)} == {UUID(int=1), UUID(int=3)}
 
 
 def test_another_arrow_file_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:
@@ -195,13 +195,13 @@ def test_another_arrow_file_is_refused(upgraded: MakeFile, tmp_path: Path) -> No
     assert path.exists()
 
 
-def test_a_file_that_is_not_there(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(upgraded: MakeFile, tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match=r"no file at .*nowhere\.arrow"):
         save_pending(upgraded().database, [tmp_path / "nowhere.arrow"])
 
 
 @pytest.mark.sqlite_only("its triggers")
-def test_when_it_cannot_be_saved_now_either_the_file_stays(upgraded: MakeFile) -> None:
+def test_the_file_stays_if_saving_fails_again(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     with file.opened() as connection:
@@ -232,7 +232,7 @@ def spoil(file: UpgradedFile, identity: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "short", "zero", "infinite"])
-def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: str) -> None:
+def test_an_invalid_vector_fails_its_file_only(upgraded: MakeFile, kind: str) -> None:
     # NumPy's ValueError left the loop, and the files behind this one unsaved.
     file = upgraded()
     first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
@@ -245,23 +245,21 @@ def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: st
         save_pending(file.database)
     assert pending.find_pending(file.database) == [path]
     with file.database.session() as session:
-        assert [found.id for found in list_clusterings(session)] == [second.id]
+        assert [clustering.id for clustering in list_clusterings(session)] == [second.id]
 
 
-def test_what_nobody_had_thought_of_fails_its_file_alone(
-    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_fails_its_file_only(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file = upgraded()
     paths = [
         pending.write_pending(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
         for number in (1, 2)
     ]
-    whole = pending.read_pending_for
+    read_pending_for = pending.read_pending_for
 
     def broken(database: Database, path: Path) -> FinishedClustering:
         if path == paths[0]:
             raise ZeroDivisionError("of all things")
-        return whole(database, path)
+        return read_pending_for(database, path)
 
     monkeypatch.setattr(pending, "read_pending_for", broken)
     with pytest.raises(DatabaseError, match="unexpected ZeroDivisionError: of all things") as refusal:
@@ -270,7 +268,7 @@ def test_what_nobody_had_thought_of_fails_its_file_alone(
     assert [path.exists() for path in paths] == [True, False]
 
 
-def test_what_goes_between_reading_and_saving_is_left_out_too(
+def test_rows_deleted_between_reading_and_saving_are_left_out_too(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is not locked while medoids are found anew: whoever deletes meanwhile need not wait."""
@@ -279,13 +277,13 @@ def test_what_goes_between_reading_and_saving_is_left_out_too(
     pending.write_pending(file.database, finished)
     delete_embeddings(file, [finished.ids[finished.medoids[0]].decode()])
     victims = iter([finished.ids[finished.medoids[1]].decode(), finished.ids[finished.medoids[2]].decode()])
-    whole = recovery.find_medoid
+    find_medoid = recovery.find_medoid
 
     def meanwhile(*arguments: Any) -> int:
         for victim in victims:
             delete_embeddings(file, [victim])
             break
-        return whole(*arguments)
+        return find_medoid(*arguments)
 
     monkeypatch.setattr(recovery, "find_medoid", meanwhile)
     (saved,) = save_pending(file.database)
@@ -296,9 +294,7 @@ def test_what_goes_between_reading_and_saving_is_left_out_too(
     }
 
 
-def test_how_many_are_missing_is_said_before_they_are_left_out(
-    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_number_of_missing_rows_is_logged(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     # Of ids that were one character too short and one too long in one batch, 7 of 25 "had gone since".
     file = upgraded()
     finished = make_finished(ids_of(file))
@@ -314,13 +310,13 @@ def test_how_many_are_missing_is_said_before_they_are_left_out(
     path = pending.write_pending(file.database, finished)
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 7
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert f"{path}: 7 of its 40 embeddings are not in the database and are left out" in said
-    assert "of Nomic there are 40 now, and there were 40 when it was clustered" in said
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{path}: 7 of its 40 embeddings are not in the database and are left out" in warning
+    assert "Nomic has 40 embeddings now and had 40 when it was clustered" in warning
 
 
 @pytest.mark.sqlite_only("columns of any length")
-def test_ids_are_compared_whole(upgraded: MakeFile) -> None:
+def test_ids_are_compared_completely(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     pending.write_pending(file.database, finished)
@@ -344,7 +340,7 @@ def test_a_file_whose_clusters_lack_something_is_incomplete(upgraded: MakeFile, 
 
 
 FITTED_WITH = {"backend": "sklearn", "min_samples": 5, "distance_floor": 1e-3, "library": "numpy"}
-"""What a state says of the fit that `make_finished` describes."""
+"""Fields of the state file of the fit that `make_finished` describes."""
 OTHER_FITS = {
     "input": ("00" * 32, {}),
     "min_samples": ("5f" * 32, {"min_samples": 6}),
@@ -362,8 +358,8 @@ def save_state(root: Path, identity: str, **parameters: Any) -> Checkpoint:
 
 
 @pytest.mark.sqlite_only("the folder beside its file")
-def test_the_states_of_a_saved_clustering_alone_go_with_its_file(upgraded: MakeFile) -> None:
-    """States of the same embeddings went for all parameters: hours of another fit began anew."""
+def test_only_the_states_of_the_saved_clustering_are_removed(upgraded: MakeFile) -> None:
+    """States of all parameters were removed, so that hours of another fit were lost."""
     file = upgraded()
     finished = make_finished(ids_of(file))
     finished = replace(finished, record=replace(finished.record, input_sha256="5f" * 32))
@@ -395,7 +391,7 @@ def test_a_saved_cut_of_an_earlier_tree_removes_no_state(upgraded: MakeFile) -> 
     assert state.load("finished-tree") is not None
 
 
-def test_a_file_that_cannot_be_removed_is_saved_all_the_same(
+def test_a_file_that_cannot_be_removed_is_saved_anyway(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded()
@@ -418,7 +414,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 def test_another_users_file_is_not_saved(
     upgraded: MakeFile, place: str, temporary_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A forged one with a name that anybody can foresee was saved as a clustering."""
+    """A forged file with a predictable name was saved as a clustering."""
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     if place == "temporary":
@@ -428,7 +424,7 @@ def test_another_users_file_is_not_saved(
     before = file.snapshot()
     assert pending.find_pending(file.database) == []
     assert save_pending(file.database) == []
-    assert f"{path} belongs to another user, and is left alone" in caplog.text
+    assert f"{path} belongs to another user and is not saved" in caplog.text
     with pytest.raises(BadInput, match=r"it belongs to another user \(uid 4321\); copy it, if you trust it"):
         save_pending(file.database, [path])
     assert file.snapshot() == before
@@ -453,7 +449,7 @@ def test_a_link_or_a_fifo_is_not_saved(upgraded: MakeFile, kind: str) -> None:
     assert target.exists()
 
 
-def test_no_flipped_bit_of_a_kept_result_is_saved(upgraded: MakeFile) -> None:
+def test_no_pending_file_with_a_flipped_bit_is_saved(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     content, before = path.read_bytes(), file.snapshot()
@@ -488,18 +484,18 @@ def test_a_result_of_a_copy_with_the_same_rows_is_not_saved_into_the_other(
 
 
 @pytest.mark.sqlite_only("a file that moves")
-def test_a_database_that_was_moved_takes_its_results(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_a_moved_database_accepts_its_pending_results(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     (tmp_path / "elsewhere").mkdir()
-    moved = [found.rename(tmp_path / "elsewhere" / found.name) for found in (file.path, path)]
+    moved = [source.rename(tmp_path / "elsewhere" / source.name) for source in (file.path, path)]
     database = open_database(moved[0])
     assert pending.find_pending(database) == [moved[1]]
     assert [saved.n_vanished for saved in save_pending(database)] == [0]
 
 
 def as_written_before(path: Path) -> None:
-    """Make of a kept file what an earlier version wrote: no digest, no name of its database."""
+    """Rewrite a pending file as earlier versions did: without digest and database name."""
     with ipc.open_file(pa.py_buffer(path.read_bytes()[:-48])) as reader:
         table = reader.read_all()
     metadata = dict(table.schema.metadata)
@@ -510,7 +506,7 @@ def as_written_before(path: Path) -> None:
         writer.write_table(table)
 
 
-def test_files_of_earlier_versions_are_saved_where_it_is_clear_into_which_database(
+def test_files_of_earlier_versions_are_saved_if_their_database_is_certain(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Beside an SQLite file it is; on a server the user has to name the file."""
@@ -520,17 +516,17 @@ def test_files_of_earlier_versions_are_saved_where_it_is_clear_into_which_databa
     as_written_before(path)
     if file.database.path is None:
         assert save_pending(file.database) == []
-        assert f"{path} belongs to no database that it names" in caplog.text
+        assert f"{path} belongs to a database that it does not name" in caplog.text
         saved = save_pending(file.database, [path])
     else:
         saved = save_pending(file.database)
-    assert [one.id for one in saved] == [finished.id]
+    assert [summary.id for summary in saved] == [finished.id]
 
 
 def test_a_result_of_one_schema_is_not_saved_into_another(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both in one database of one server, with the same embeddings."""
+    """Both schemas are in one database and have the same embeddings."""
     monkeypatch.chdir(tmp_path)
     template, facts = server.field_database(FieldSpec(), tmp_path / "field.sqlite")
     with server.database(template) as url:
@@ -540,7 +536,7 @@ def test_a_result_of_one_schema_is_not_saved_into_another(
         source = write_field_file(tmp_path / "source.sqlite", FieldSpec())
         copy_database(source.path, theirs.render_as_string(hide_password=False))
         databases = [open_database(url), open_database(theirs.render_as_string(hide_password=False))]
-        finished = make_finished([one.id for one in facts.sample("Nomic")])
+        finished = make_finished([embedding.id for embedding in facts.sample("Nomic")])
         path = pending.write_pending(databases[0], finished)
         assert pending.find_pending(databases[1]) == []
         with pytest.raises(BadInput, match=r"belongs to the database \d+/.*/public, not to"):

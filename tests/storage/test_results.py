@@ -1,4 +1,4 @@
-"""A saved clustering is read back bit for bit, is complete or missing, and leaves no row when deleted."""
+"""Test that a saved clustering is read back bit for bit and deleted completely."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def stored_assignments(file: UpgradedFile, finished: FinishedClustering) -> list
 
 
 @pytest.mark.parametrize("digit_ids", [False, True])
-def test_what_was_saved_is_stored_bit_by_bit(upgraded: MakeFile, digit_ids: bool) -> None:
+def test_results_are_stored_bit_by_bit(upgraded: MakeFile, digit_ids: bool) -> None:
     file = upgraded(FieldSpec(digit_ids=digit_ids))
     finished = make_finished(ids_of(file))
     finished.probabilities[:4] = [1.0, 5e-324, np.nextafter(1, 0), 0.1 + 0.2]
@@ -141,7 +141,7 @@ def test_every_id_column_is_of_a_type_without_numeric_affinity() -> None:
 
 
 @pytest.mark.parametrize("n_rows", [0, 1])
-def test_a_clustering_without_clusters(upgraded: MakeFile, n_rows: int) -> None:
+def test_a_clustering_without_clusters_is_stored(upgraded: MakeFile, n_rows: int) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file)[:n_rows])
     finished = replace(finished, labels=np.full(n_rows, -1), medoids={}, persistence={})
@@ -151,7 +151,7 @@ def test_a_clustering_without_clusters(upgraded: MakeFile, n_rows: int) -> None:
         assert get_cluster_details(finished.id, session) == []
 
 
-def test_chunks_of_assignments_make_no_difference(
+def test_the_chunk_size_of_assignments_does_not_matter(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
@@ -172,7 +172,7 @@ def test_a_cluster_without_medoid_is_not_saved(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.parametrize("lost", ["medoid", "member"])
-def test_an_embedding_that_is_gone_saves_nothing(upgraded: MakeFile, lost: str) -> None:
+def test_a_deleted_embedding_prevents_saving(upgraded: MakeFile, lost: str) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     medoids = set(finished.medoids.values())
@@ -411,7 +411,7 @@ def test_details_lead_from_the_medoid_to_its_run(upgraded: MakeFile) -> None:
             assert [detail.label for detail in get_cluster_details(finished.id, session, limit=2)] == [0, 1]
 
 
-def test_the_image_is_none_where_it_was_not_stored(upgraded: MakeFile) -> None:
+def test_the_image_is_none_if_not_stored(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=0, text_only_runs=3))
     finished = make_finished(ids_of(file))
     save(file.database, finished)
@@ -421,7 +421,7 @@ def test_the_image_is_none_where_it_was_not_stored(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.sqlite_only("its variables")
-def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None:
+def test_more_clusters_than_parameters_of_a_statement_are_stored(upgraded: MakeFile) -> None:
     # Two variables a cluster made 12,000 clusters "too many SQL variables".
     file = upgraded()
     n_clusters = 17_000
@@ -452,7 +452,7 @@ def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None
     assert 1000 * len(steps) < 300 * len(ids), len(steps)
 
 
-def test_opening_another_time_shows_the_same(upgraded: MakeFile) -> None:
+def test_reopening_the_database_shows_the_same(upgraded: MakeFile) -> None:
     file = upgraded()
     save(file.database, make_finished(ids_of(file)))
     with file.database.session() as first, open_database(file.target).session() as second:
@@ -493,7 +493,7 @@ def restored(file: UpgradedFile, parameters: dict[str, Any]) -> None:
         connection.execute("UPDATE clusteringresult SET parameters = ?", [json.dumps(parameters)])
 
 
-def test_what_older_versions_stored_still_reads(upgraded: MakeFile) -> None:
+def test_results_of_older_versions_can_be_read(upgraded: MakeFile) -> None:
     file = upgraded()
     restored(file, OLDER)
     with file.database.session() as session:

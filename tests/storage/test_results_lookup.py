@@ -1,4 +1,4 @@
-"""Lookup of stored clusterings, errors if there is none, and the details of their clusters."""
+"""Test the lookup of stored clusterings, its errors, and the details of clusters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def two_models(upgraded: MakeFile) -> tuple[UpgradedFile, FinishedClustering, Fi
     return file, first, second
 
 
-def test_a_model_without_clusterings_lists_none_and_one_that_is_not_there_is_unknown(
+def test_a_model_without_clusterings_lists_none_and_an_unknown_model_is_an_error(
     upgraded: MakeFile,
 ) -> None:
     file = upgraded()
@@ -61,7 +61,7 @@ def test_an_empty_database_lists_nothing_and_says_how_to_make_one(upgraded: Make
             find_clustering(session)
 
 
-def test_a_clustering_is_told_with_the_time_at_which_it_was_stored(upgraded: MakeFile) -> None:
+def test_a_clustering_is_named_with_its_time(upgraded: MakeFile) -> None:
     file = upgraded()
     save(file.database, make_finished(ids_of(file)))
     with opened(file.path) as connection:
@@ -116,7 +116,7 @@ def test_a_beginning_of_none_or_several_is_refused_with_what_to_do(upgraded: Mak
 
 
 @pytest.mark.parametrize("wrong", ["", "latest", "1" * 31, "g" * 32])
-def test_what_is_no_id_is_refused_as_such(upgraded: MakeFile, wrong: str) -> None:
+def test_an_invalid_id_is_refused(upgraded: MakeFile, wrong: str) -> None:
     message = f"clustering_result_id must have 32 hexadecimal digits, with or without dashes; got '{wrong}'"
     with upgraded().database.session() as session:
         for ask in (
@@ -127,7 +127,7 @@ def test_what_is_no_id_is_refused_as_such(upgraded: MakeFile, wrong: str) -> Non
                 ask()
 
 
-def test_copies_are_told_as_they_were_counted(upgraded: MakeFile) -> None:
+def test_the_number_of_copies_is_read_as_stored(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     counted = {label: 100 + label for label in finished.medoids}
@@ -166,7 +166,7 @@ def test_a_text_made_of_a_text_has_no_image(upgraded: MakeFile) -> None:
     assert {detail.medoid_image_invocation_id for detail in details} == {None}
 
 
-def test_clusters_come_by_label_whatever_order_they_are_stored_in(upgraded: MakeFile) -> None:
+def test_clusters_are_ordered_by_label(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = save(file.database, make_finished(ids_of(file)))
     with file.database.session() as session:

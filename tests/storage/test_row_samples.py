@@ -1,4 +1,4 @@
-"""A row sample is rows of whole runs or of long pieces, and only rows that the sampling rule chooses."""
+"""Test that a row sample consists of complete runs or long pieces, chosen by the sampling rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def row_sample(file: UpgradedFile, model: str, factor: int, n_rows: int) -> RowS
 
 
 def good(file: UpgradedFile, model: str, factor: int) -> list[StoredEmbedding]:
-    """Sampled embeddings with a valid vector, of runs that are there."""
+    """Return the sampled embeddings that have a valid vector and a run."""
     return [
         embedding
         for embedding in file.facts.sample(model, factor)
@@ -91,7 +91,7 @@ def test_a_model_that_embeds_few_runs_is_found(upgraded: MakeFile) -> None:
     assert (len(sample.vectors), sample.n_runs) == (6, 1)
 
 
-def test_nothing_is_a_row_sample_of_nothing(upgraded: MakeFile) -> None:
+def test_a_row_sample_of_no_rows_is_empty(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), nan_vectors=40, runs=4, length=20))
     sample = row_sample(file, "Nomic", 1, 100)
     assert (sample.vectors.shape, sample.n_runs) == ((0, 8), 0)

@@ -1,4 +1,4 @@
-"""Downsampling keeps the outputs that the rule names, in every kind of file."""
+"""Test that downsampling keeps the outputs of the sampling rule, in every kind of file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_rule_holds_in_every_kind_of_file(upgraded: MakeFile, spec: FieldSpe
 
 
 @pytest.mark.parametrize("spec", EACH_SPEC)
-def test_what_is_not_sampled_is_the_rest(upgraded: MakeFile, spec: FieldSpec) -> None:
+def test_sampled_and_other_rows_are_all_rows(upgraded: MakeFile, spec: FieldSpec) -> None:
     database, facts = upgraded(spec)
     for factor in (1, 3):
         rule = sample(factor)
@@ -82,7 +82,7 @@ def test_what_is_not_sampled_is_the_rest(upgraded: MakeFile, spec: FieldSpec) ->
 
 
 @pytest.mark.parametrize("spec", EACH_SPEC)
-def test_an_output_index_is_one_number_in_sql_and_beside_it(upgraded: MakeFile, spec: FieldSpec) -> None:
+def test_the_output_index_is_the_same_in_sql_and_python(upgraded: MakeFile, spec: FieldSpec) -> None:
     database, facts = upgraded(spec)
     expected = {e.id: facts.output_index(e.invocation) if e.invocation else None for e in facts.embeddings}
     for factor, indices in ((2, expected), (1, dict.fromkeys(expected))):
@@ -112,7 +112,7 @@ def test_the_census_counts_the_same(upgraded: MakeFile, spec: FieldSpec) -> None
             assert census[model].n_sampled == len(facts.sample(model, factor)), (model, factor)
 
 
-def test_no_even_factor_starves_a_text_model(upgraded: MakeFile) -> None:
+def test_no_even_factor_samples_zero_texts(upgraded: MakeFile) -> None:
     # Texts sit at odd sequence numbers: `sequence_number % 2 = 0` finds none of them.
     database, facts = upgraded(FieldSpec())
     assert {e.invocation.sequence_number % 2 for e in facts.of("Nomic") if e.invocation} == {1}
@@ -161,7 +161,7 @@ def test_a_file_without_runs_samples_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("factor", "n_texts", "n_dummies"), [(1, 985, 25), (2, 493, 13), (3, 333, 9), (10, 99, 3), (1000, 12, 1)]
 )
-def test_numbers_of_the_real_field_file(
+def test_the_real_field_file_has_the_known_sample_sizes(
     real_file: Database, factor: int, n_texts: int, n_dummies: int
 ) -> None:
     census = take_census(real_file, factor)

@@ -1,4 +1,4 @@
-"""Whatever fails while saving, the result ends in a file; and what cannot be saved is known beforehand."""
+"""Test that any failure of saving ends in a pending file, and that missing rights are found beforehand."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_parameters_that_json_does_not_know_cost_no_result(upgraded: MakeFile, kind: str) -> None:
+def test_parameters_that_json_cannot_encode_do_not_lose_the_result(upgraded: MakeFile, kind: str) -> None:
     file = upgraded()
     value, kept_as = ODD[kind]
     finished = make_finished(ids_of(file))
@@ -106,7 +106,7 @@ def test_parameters_that_json_does_not_know_cost_no_result(upgraded: MakeFile, k
     assert (saved.id, clustering.record.further) == (finished.id, {"odd": kept_as})
 
 
-def test_labels_that_are_numpys_are_kept(upgraded: MakeFile) -> None:
+def test_labels_of_numpy_types_are_stored(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     odd = replace(
@@ -119,7 +119,7 @@ def test_labels_that_are_numpys_are_kept(upgraded: MakeFile) -> None:
     assert pending_result.persistence == dict.fromkeys(finished.persistence, 0.5)
 
 
-def test_what_no_file_takes_is_lost_with_both_reasons(
+def test_a_result_that_no_file_can_store_is_an_error_with_both_reasons(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded()
@@ -130,14 +130,14 @@ def test_what_no_file_takes_is_lost_with_both_reasons(
         save(file, broken)
     message = str(refusal.value)
     assert "computed but not saved" in message
-    assert "it could not be kept as a file either (unexpected ArrowInvalid: " in message
+    assert "the result could not be written to a file either (unexpected ArrowInvalid: " in message
     assert message.endswith("and is lost")
     assert any(record.exc_info for record in caplog.records if "keeping" in record.message)
 
 
-def test_a_database_that_is_none_costs_no_word(upgraded: MakeFile) -> None:
+def test_a_missing_database_does_not_hide_the_error(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(upgraded()))
-    with pytest.raises(SaveFailed, match=r"computed but not saved .*could not be kept as a file either"):
+    with pytest.raises(SaveFailed, match=r"computed but not saved .*could not be written to a file either"):
         save_or_write_pending(None, finished)  # type: ignore[arg-type]
 
 
@@ -152,7 +152,7 @@ def test_a_name_too_long_for_a_file_beside_is_kept_in_the_temporary_folder(
 
 
 @pytest.mark.sqlite_only("its triggers")
-def test_what_no_user_may_write_is_found_before_and_nothing_stays(upgraded: MakeFile) -> None:
+def test_tables_that_refuse_rows_are_detected_before_computing(upgraded: MakeFile) -> None:
     file = upgraded()
     before = file.snapshot()
     require_savable(file.database)
@@ -169,7 +169,7 @@ def test_what_no_user_may_write_is_found_before_and_nothing_stays(upgraded: Make
     assert file.snapshot() == before
 
 
-def test_a_database_without_embeddings_can_be_promised(upgraded: MakeFile) -> None:
+def test_a_database_without_embeddings_can_be_checked_for_writing(upgraded: MakeFile) -> None:
     file = upgraded()
     with file.opened() as connection:
         connection.execute("DELETE FROM embedding")

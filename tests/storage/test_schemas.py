@@ -1,4 +1,4 @@
-"""The mapped classes: validation, ids that look like numbers, vectors, cascades, files of the field."""
+"""Test the mapped classes: validation, ids of digits only, vectors, cascades, files of the field."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def clustered(number: int, identity: Callable[[int], UUID]) -> list[Base]:
 
 
 @pytest.mark.parametrize("networks", [[], [["A"], []]])
-def test_networks_name_models(networks: list[list[str]]) -> None:
+def test_networks_contain_model_names(networks: list[list[str]]) -> None:
     with pytest.raises(InvalidParameter, match="networks must be a list of non-empty lists"):
         experiment(networks=networks)
 
@@ -133,7 +133,7 @@ def test_a_network_names_models() -> None:
 
 @pytest.mark.parametrize("make", [experiment, run])
 @pytest.mark.parametrize("length", [0, -1])
-def test_lengths_are_positive(make: Callable[..., object], length: int) -> None:
+def test_a_length_that_is_not_positive_is_refused(make: Callable[..., object], length: int) -> None:
     with pytest.raises(InvalidParameter, match=f"max_length must be at least 1; got {length}"):
         make(max_length=length)
 
@@ -149,7 +149,7 @@ def test_lengths_are_positive(make: Callable[..., object], length: int) -> None:
         image(output_text="t", output_image_data=None),
     ],
 )
-def test_an_output_is_of_its_type(database: Database, wrong: Invocation) -> None:
+def test_an_output_of_another_type_is_refused(database: Database, wrong: Invocation) -> None:
     wrong.run = run()
     with pytest.raises(InvalidParameter, match="a TEXT invocation has output_text and no image"):
         store(database, wrong)
@@ -316,7 +316,7 @@ def test_deleting_a_clustering_takes_what_belongs_to_it(two_clusterings: Databas
     assert counts(two_clusterings) == [2, 1, 1, 1]
 
 
-def test_assignments_of_what_does_not_exist_are_refused(two_clusterings: Database) -> None:
+def test_assignments_of_unknown_embeddings_are_refused(two_clusterings: Database) -> None:
     lost = assignment(1, uuid7())
     with pytest.raises(DatabaseError, match="FOREIGN KEY constraint failed"):
         store(two_clusterings, lost)

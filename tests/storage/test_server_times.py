@@ -1,4 +1,4 @@
-"""Times that PostgreSQL stores and Python has no value for are named, listed with a reason, and copied."""
+"""Test times that PostgreSQL stores and Python cannot represent: named, listed with a reason, and copied."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def replace_time(url: str, table: str, column: str, time: str) -> None:
 
 
 @pytest.mark.parametrize("time", TIMES)
-def test_a_clustering_of_no_time_is_listed_with_its_reason_and_deleted(filled: str, time: str) -> None:
+def test_a_clustering_with_an_invalid_time_is_listed_and_can_be_deleted(filled: str, time: str) -> None:
     replace_time(filled, "clusteringresult", "created_at", time)
     listed: list[dict[str, Any]] = json.loads(invoke(filled, "list-clusterings", "--json").stdout)
     (unreadable,) = listed
@@ -55,7 +55,7 @@ def test_a_clustering_of_no_time_is_listed_with_its_reason_and_deleted(filled: s
 
 
 @pytest.mark.parametrize("time", TIMES)
-def test_the_doctor_names_an_experiment_of_no_time(filled: str, time: str) -> None:
+def test_the_doctor_names_an_experiment_with_an_invalid_time(filled: str, time: str) -> None:
     replace_time(filled, "experimentconfig", "started_at", time)
     examined = invoke(filled, "doctor", "unreadable_value", "--json")
     assert examined.exit_code == 1

@@ -1,4 +1,4 @@
-"""Waits for a PostgreSQL server are logged and end; what it would hide or garble is refused."""
+"""Test that waits for a PostgreSQL server are logged and end, and that unsuitable servers are refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_table_that_another_process_locks_is_waited_for_until_the_limit(
     assert lines == [f"{database}: {WAITING}"]
 
 
-def test_a_long_query_is_no_wait(
+def test_a_long_query_does_not_count_as_waiting(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -71,7 +71,7 @@ def test_a_long_query_is_no_wait(
 
 @contextmanager
 def frozen(locking_connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Stop the server's process that waits for a lock, if it is ours to stop, and let the lock go."""
+    """Suspend the server process that waits for a lock, and release the lock."""
     query = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     ((pid,),) = locking_connection.execute(query).fetchall()
     comm = Path(f"/proc/{pid}/comm")
@@ -92,7 +92,7 @@ def frozen(locking_connection: psycopg.Connection[Any]) -> Iterator[None]:
 def test_a_command_that_waits_for_a_table_says_so_and_stops_at_a_signal(
     filled: str, tmp_path: Path, number: signal.Signals, code: int, is_frozen: bool
 ) -> None:
-    """Also where the process of the server that works for it hangs, and answers no request to cancel."""
+    """It stops even if its server process hangs and ignores the request to cancel."""
     command = [sys.executable, "-m", "panic_tda", "doctor", "--db", filled]
     with psycopg.connect(plain(filled)) as other_connection:
         other_connection.execute("LOCK TABLE embedding IN ACCESS EXCLUSIVE MODE")
@@ -112,7 +112,7 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_a_server_that_never_answers_is_given_up(
+def test_a_server_that_never_answers_is_an_error_after_the_limit(
     silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -163,7 +163,7 @@ def test_texts_are_utf8_whatever_the_environment_says(filled: str, monkeypatch: 
         assert connection.exec_driver_sql("SELECT '風船'").scalar() == "風船"
 
 
-def test_limits_of_the_url_stay(url: str) -> None:
+def test_limits_in_the_url_are_kept(url: str) -> None:
     with open_database(f"{url}?options=-clock_timeout%3D7s").reading() as connection:
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "7s"
     with open_database(url).reading() as connection:

@@ -1,4 +1,4 @@
-"""Steps of runs come from every kind of field file as the sampling rule has them, and from indexes alone."""
+"""Test that steps of runs are read from every kind of field file, from indexes alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.storage.test_query_plans import (
     cost,
     plan,
     queries,
-    rows_are_gone_through,
+    scans_rows,
     statements,
     tables_read,
 )
@@ -80,7 +80,7 @@ def strides(file: UpgradedFile) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_steps_of_every_kind_of_file(upgraded: MakeFile, spec: FieldSpec) -> None:
+def test_steps_are_read_from_every_kind_of_file(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     stride = strides(file)
     for model, factor in product((*spec.text_models[:1], *spec.vision_models), (1, 2, 5)):
@@ -119,7 +119,7 @@ def test_steps_of_every_kind_of_file(upgraded: MakeFile, spec: FieldSpec) -> Non
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_texts_are_all_of_a_runs_texts(upgraded: MakeFile, spec: FieldSpec) -> None:
+def test_texts_are_all_texts_of_a_run(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     stride = strides(file)
     runs = sorted({invocation.run_id for invocation in file.facts.invocations})
@@ -139,7 +139,7 @@ def test_texts_are_all_of_a_runs_texts(upgraded: MakeFile, spec: FieldSpec) -> N
     assert list(texts_by_run) == sorted(texts_by_run)
 
 
-def test_a_text_that_is_missing_is_a_hole(upgraded: MakeFile) -> None:
+def test_a_missing_text_is_a_missing_step(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=2))
     with file.opened() as connection:
         connection.execute(
@@ -152,7 +152,7 @@ def test_a_text_that_is_missing_is_a_hole(upgraded: MakeFile) -> None:
     assert [len(run.texts) for run in runs] == [8, 10]
 
 
-def test_runs_in_more_than_one_query_are_all_there(upgraded: MakeFile) -> None:
+def test_runs_read_by_several_queries_are_complete(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=203, length=2, layout=0))
     with clustered(file) as (connection, clustering):
         assert len(read_steps(connection, clustering).run_ids) == 203
@@ -161,7 +161,7 @@ def test_runs_in_more_than_one_query_are_all_there(upgraded: MakeFile) -> None:
         assert set(read_runs(connection)) == set(file.facts.runs)
 
 
-def test_what_has_gone_is_left_out_and_said(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_deleted_rows_are_left_out_and_counted(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     file = upgraded(FieldSpec(runs=3))
     clustering = saved(file, file.facts.sample("Nomic"), "Nomic")
     embedding = file.facts.sample("Nomic")[5]
@@ -202,10 +202,10 @@ def test_an_invocation_with_two_embeddings_is_one_step(
     assert {ids[row] for row in steps.rows} == {summary.id for summary in sample} - {sample[3].id} | {
         "0" * 32
     }
-    assert "2 of 22 embeddings are of a step that has one already" in caplog.text
+    assert "2 of 22 embeddings belong to a step that has another embedding" in caplog.text
 
 
-def test_writers_and_medoids_are_looked_up(upgraded: MakeFile) -> None:
+def test_generating_models_and_medoids_are_looked_up(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",)))
     runs = file.facts.runs
     with clustered(file) as (connection, clustering):
@@ -236,7 +236,7 @@ def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
             with file.opened() as raw:
                 plans = {sql: plan(raw, sql) for sql in selects}
                 rows = {sql: tables_read(raw, sql) for sql in selects}
-            assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
+            assert not [step for steps in plans.values() for step in steps if scans_rows(step)]
             assert not [step for steps in plans.values() for step in steps if "TEMP B-TREE" in step]
             with_rows = {sql: tables for sql, tables in rows.items() if tables}
             # Only texts are in rows, and the index leads to those alone.
@@ -247,7 +247,7 @@ def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.sqlite_only("its plans")
-def test_who_wrote_is_looked_up_by_run_and_number(upgraded: MakeFile) -> None:
+def test_the_generating_model_is_looked_up_by_run_and_sequence_number(upgraded: MakeFile) -> None:
     file = upgraded(replace(EVERYTHING, unique="none"))
     clustering = saved(file, file.facts.sample("NomicVision"), "NomicVision")
     with statements() as executed:
@@ -269,7 +269,7 @@ def test_who_wrote_is_looked_up_by_run_and_number(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.sqlite_only("its pages")
-def test_images_stay_on_the_disk(upgraded: MakeFile) -> None:
+def test_images_are_not_read(upgraded: MakeFile) -> None:
     # As in the field: most of the file are images. Each is a page of the table and 24 behind it.
     file = upgraded(FieldSpec(layout=0, runs=12, length=60, dimensions=768, image_bytes=IMAGE_BYTES))
     clustering = saved(file, file.facts.sample("Nomic"), "Nomic")

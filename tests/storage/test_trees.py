@@ -1,4 +1,4 @@
-"""A clustering is stored with the tree that it was cut from, and the tree comes back as it was."""
+"""Test that the spanning tree is stored with its clustering and read back unchanged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def assert_is_tree(tree: SpanningTree | None, expected: SpanningTree | None) -> 
 
 
 @pytest.mark.parametrize("rows_of_a_part", [1, 7, 10_000])
-def test_a_tree_comes_back_as_it_was(
+def test_a_tree_is_read_back_unchanged(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, rows_of_a_part: int
 ) -> None:
     monkeypatch.setattr(trees, "PART_ROWS", rows_of_a_part)
@@ -93,7 +93,7 @@ def test_a_tree_comes_back_as_it_was(
         assert trees.read_core_distances(connection, without.id) is None
 
 
-def test_a_part_fits_into_what_is_said(tmp_path: Path) -> None:
+def test_a_part_is_no_larger_than_its_limit(tmp_path: Path) -> None:
     # Random numbers do not compress.
     rng = np.random.default_rng(0)
     n = trees.PART_ROWS + 1000
@@ -105,7 +105,7 @@ def test_a_part_fits_into_what_is_said(tmp_path: Path) -> None:
     assert max(parts) <= trees.PART_BYTES
 
 
-def test_a_tree_goes_with_its_clustering(upgraded: MakeFile) -> None:
+def test_a_tree_is_deleted_with_its_clustering(upgraded: MakeFile) -> None:
     file = upgraded()
     first, second = (with_tree(ids_of(file), seed) for seed in (1, 2))
     with file.database.writing() as connection:
@@ -148,7 +148,7 @@ def test_a_damaged_tree_is_named(
         trees.read_tree(connection, finished.id)
 
 
-def test_what_is_kept_as_a_file_keeps_its_tree(upgraded: MakeFile) -> None:
+def test_a_pending_file_contains_its_tree(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = with_tree(ids_of(file))
     path = pending.write_pending(file.database, finished)
@@ -160,7 +160,7 @@ def test_what_is_kept_as_a_file_keeps_its_tree(upgraded: MakeFile) -> None:
         assert_is_tree(trees.read_tree(connection, finished.id), finished.tree)
 
 
-def test_a_kept_tree_with_a_hole_is_refused(upgraded: MakeFile) -> None:
+def test_a_pending_file_with_an_incomplete_tree_is_refused(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, with_tree(ids_of(file)))
     content = path.read_bytes()
@@ -177,7 +177,7 @@ def test_a_kept_tree_with_a_hole_is_refused(upgraded: MakeFile) -> None:
         pending.read_pending(path)
 
 
-def test_embeddings_that_went_take_the_tree_along(upgraded: MakeFile) -> None:
+def test_deleted_embeddings_make_the_pending_tree_unusable(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = with_tree(ids_of(file))
     pending.write_pending(file.database, finished)
@@ -259,7 +259,7 @@ def test_core_distances_are_those_of_all_rows(sample: Database) -> None:
         np.testing.assert_allclose(cores, np.maximum(expected, 1e-3), rtol=1e-6, atol=1e-9)
 
 
-def test_no_tree_is_kept_where_none_is_wanted(sample: Database) -> None:
+def test_no_tree_is_stored_if_not_requested(sample: Database) -> None:
     (outcome,) = clustering_manager.cluster_all_data(
         sample, ["MiniLM"], downsample=10, resources=Resources(keep_tree=False)
     )
@@ -270,14 +270,14 @@ def test_no_tree_is_kept_where_none_is_wanted(sample: Database) -> None:
 
 
 def with_value(tree: SpanningTree, name: str, value: float) -> SpanningTree:
-    """Return a tree of which the first number of an array is another."""
+    """Return a tree in which the first number of an array is changed."""
     array = getattr(tree, name).copy()
     array[0] = value
     return replace(tree, **{name: array})
 
 
 def with_cycle(tree: SpanningTree) -> SpanningTree:
-    """Return a tree of which one edge is there twice, and another is missing."""
+    """Return a tree with one edge twice and another edge missing."""
     return replace(tree, u=np.append(tree.u[:-1], tree.u[0]), v=np.append(tree.v[:-1], tree.v[0]))
 
 
@@ -304,7 +304,7 @@ FORGERIES: dict[str, tuple[Callable[[SpanningTree], SpanningTree], str]] = {
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_a_tree_that_means_nothing_is_refused_found_and_removed(upgraded: MakeFile, name: str) -> None:
+def test_an_invalid_tree_is_refused_found_and_removed(upgraded: MakeFile, name: str) -> None:
     forge, fault = FORGERIES[name]
     file = upgraded()
     finished = with_tree(ids_of(file))
@@ -331,7 +331,7 @@ def test_a_tree_that_means_nothing_is_refused_found_and_removed(upgraded: MakeFi
     assert examine_database(file.database, ["damaged_tree"]).findings == ()
 
 
-def test_the_order_of_edges_means_nothing(upgraded: MakeFile) -> None:
+def test_the_order_of_edges_does_not_matter(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = with_tree(ids_of(file))
     assert finished.tree is not None

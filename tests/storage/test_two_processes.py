@@ -1,4 +1,4 @@
-"""Several processes at one database: no lock and no row is ever lost, and what is read is one state."""
+"""Test several processes at one database: no lock and no row is lost, and reads see one state."""
 
 from __future__ import annotations
 

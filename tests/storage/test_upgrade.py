@@ -1,4 +1,4 @@
-"""Field files of every layout become ours, and nothing else in them changes."""
+"""Test that field files of every layout are upgraded, and that nothing else in them changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SPECS = {
 
 
 def plainly(values: dict[str, Any]) -> dict[str, Any]:
-    """Make words of a definition: a column that was added stands behind the constraints."""
+    """Split a definition into sorted words, because added columns follow the constraints."""
     return {
         name: (sorted(re.findall(r"\w+|[^\w\s,]", sql or "")), rows) for name, (sql, rows) in values.items()
     }
@@ -64,7 +64,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
     return snapshot(path)
 
 
-def test_a_new_database_is_what_schemas_describes(tmp_path: Path, described: dict[str, Any]) -> None:
+def test_a_new_database_matches_the_schemas(tmp_path: Path, described: dict[str, Any]) -> None:
     path = tmp_path / "new.sqlite"
     open_database(path, create=True).require_current()
     assert plainly(snapshot(path, without=(VERSION_TABLE,))) == plainly(described)
@@ -106,7 +106,7 @@ def test_the_old_pipelines_own_version_is_kept(tmp_path: Path) -> None:
     assert snapshot(facts.path)["alembic_version"][1] == [("3f2a9c1d0b7e", "text")]
 
 
-def test_rows_of_others_that_refer_to_dropped_ones_stay(tmp_path: Path) -> None:
+def test_rows_of_other_tables_that_refer_to_dropped_ones_stay(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     with opened(facts.path) as connection:
         connection.execute(
@@ -119,7 +119,7 @@ def test_rows_of_others_that_refer_to_dropped_ones_stay(tmp_path: Path) -> None:
     assert snapshot(facts.path)["notes"] == before
 
 
-def test_a_plan_says_what_goes_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_plan_lists_what_will_be_deleted_and_changes_nothing(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=2, clusterings=30))
     before = facts.path.read_bytes()
     plan = plan_upgrade(open_database(facts.path))
@@ -297,7 +297,7 @@ def test_too_little_disk_is_an_error_before_anything_changes(
     assert facts.path.read_bytes() == before
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.sqlite"
     with opened(path) as connection:
         connection.execute("CREATE TABLE cluster (name)")
@@ -308,7 +308,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     assert snapshot(path) == before
 
 
-def test_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+def test_a_newer_version_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "new.sqlite"
     database = open_database(path, create=True)
     with opened(path) as connection:
@@ -364,7 +364,7 @@ upgrade(open_database(sys.argv[1]))
         f"INSERT INTO {VERSION_TABLE}",
     ],
 )
-def test_killed_in_the_middle_the_file_is_as_it_was(tmp_path: Path, statement: str) -> None:
+def test_a_killed_upgrade_leaves_the_file_unchanged(tmp_path: Path, statement: str) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", replace(EVERYTHING, runs=20))
     before = snapshot(facts.path)
     killed = run_python(f"{KILL_AFTER}\nkill_after({statement!r})\n{UPGRADE}", facts.path)
@@ -376,13 +376,13 @@ def test_killed_in_the_middle_the_file_is_as_it_was(tmp_path: Path, statement: s
     database.require_current()
 
 
-def test_an_upgrade_says_nothing_by_itself(tmp_path: Path) -> None:
+def test_the_library_upgrade_prints_nothing(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     process = run_python(UPGRADE, facts.path)
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
-def test_a_real_field_file(tmp_path: Path, described: dict[str, Any]) -> None:
+def test_a_real_field_file_is_upgraded(tmp_path: Path, described: dict[str, Any]) -> None:
     path = field_copy(tmp_path)
     untouched = tmp_path / "untouched.sqlite"
     shutil.copyfile(path, untouched)

@@ -1,4 +1,4 @@
-"""Names of databases: hints show no password; and who may write to a database."""
+"""Test URLs of databases: messages show no password; test who may write to a database."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ SECRET = "sesame/open"
 @pytest.mark.parametrize(
     "url", ["postgresql://me:sesame%2Fopen@127.0.0.1:9/none", "postgresql://me@127.0.0.1:9/none?password={}"]
 )
-def test_a_hint_shows_no_password_and_is_a_command_that_works(url: str) -> None:
+def test_a_suggested_command_works_and_shows_no_password(url: str) -> None:
     database = Database(make_url(url.format(SECRET)))
     assert SECRET not in str(database)
     command = database.command("save-pending", "/a b.arrow")
     assert command == "panic-tda save-pending '/a b.arrow' (with PANIC_TDA_DB set to the URL of the database)"
 
 
-def test_a_hint_names_the_database_where_it_holds_no_password() -> None:
+def test_a_suggested_command_names_a_database_without_a_password() -> None:
     database = Database(make_url("postgresql://me@/none?host=/run/my+server"))
     option, url = shlex.split(database.command("upgrade"))[2:]
     assert (option, make_url(url)) == ("--db", database.url)
 
 
-def test_a_url_that_is_none_is_not_shown_where_it_may_hold_a_password() -> None:
+def test_an_invalid_url_that_may_contain_a_password_is_not_shown() -> None:
     with pytest.raises(WrongUsage, match=r"the database URL .* is invalid") as refusal:
         open_database(f"postgresql://me:{SECRET}@127.0.0.1:port/none")
     assert not any(part in str(refusal.value) for part in SECRET.split("/"))
 
 
-def test_what_is_marked_read_only_is_not_written_by_root_either(tmp_path: Path) -> None:
+def test_a_read_only_file_is_not_written_by_root_either(tmp_path: Path) -> None:
     database = open_database(tmp_path / "new.sqlite", create=True)
     assert database.path is not None
     database.path.chmod(0o444)
@@ -81,7 +81,7 @@ def test_a_url_without_its_two_slashes_is_refused_and_makes_no_folder(
         "mysql://me:sesame@host/x?password=sesame",
     ],
 )
-def test_what_a_url_asks_for_is_done_or_refused(
+def test_settings_in_a_url_are_applied_or_refused(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -108,7 +108,7 @@ def test_a_path_may_look_like_a_url_where_it_exists(tmp_path: Path, monkeypatch:
         ("UPDATE panic_tda_version SET version_num = '9999'", "newer panic_tda"),
     ],
 )
-def test_a_lost_or_unknown_version_is_said_and_nothing_is_dropped(
+def test_a_missing_or_unknown_version_is_reported_and_nothing_is_dropped(
     upgraded: MakeFile, statement: str, words: str
 ) -> None:
     file = upgraded()

@@ -33,7 +33,7 @@ def copy_json(summary: CopySummary) -> dict[str, Any]:
 
 def copy_text(summary: CopySummary) -> str:
     """Return the rows of both databases by table, and what was not copied."""
-    lines = [f"{summary.destination} holds what {summary.source} holds:"]
+    lines = [f"{summary.destination} has the same rows as {summary.source}:"]
     lines += [
         f"  {table.table:16}  {table.rows:>12,} {pluralize(table.rows, 'row'):4}  checksum {table.checksum}"
         for table in summary.tables
@@ -66,9 +66,9 @@ def examination_text(examination: Examination, width: int) -> str:
         n_shown = len(finding.ids)
         lines += [f"  {shorten(on_one_line(line), max(20, width - 2))}" for line in detail_lines]
         if n_shown < finding.count:
-            lines.append(f"  … {finding.count - n_shown:,} more (--limit 0 names all)")
+            lines.append(f"  … {finding.count - n_shown:,} more (--limit 0 shows all)")
     for skipped in examination.unchecked:
-        lines += ["", paragraph(f"not looked for: {skipped.kind} ({skipped.why})", width)]
+        lines += ["", paragraph(f"not checked: {skipped.kind} ({skipped.why})", width)]
     return "\n".join(lines)
 
 
@@ -96,8 +96,8 @@ def repairs_text(planned: Sequence[Repair], width: int) -> str:
         if repair.n_left:
             stay = pluralize(
                 repair.n_left,
-                "stays: a clustering names it, or its vector differs",
-                "stay: clusterings name them, or their vectors differ",
+                "stays: a clustering refers to it, or its vector differs",
+                "stay: clusterings refer to them, or their vectors differ",
             )
             left = f"  {repair.n_left:,} {stay}"
             lines.append(paragraph(left, width))

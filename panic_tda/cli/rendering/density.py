@@ -32,7 +32,7 @@ def density_text(source: ClusteringSummary, density: Density, width: int) -> str
         f"Clustering {source.id} of {on_one_line(source.embedding_model)}: {density.n_rows} "
         f"{pluralize(density.n_rows, 'embedding')}, "
         f"{percent(density.n_outliers, density.n_rows)} outliers; core distance: chord to neighbour "
-        f"number {record.min_samples}, the embedding itself counted"
+        f"number {record.min_samples}, including the embedding itself"
     )
     parts = [
         paragraph(head, min(width, _TEXT_WIDTH)),

@@ -163,12 +163,13 @@ def deletion_text(
         return "Nothing to delete."
     n_clusters = sum(summary.record.n_clusters for summary in summaries)
     n_assignments = sum(summary.record.n_embeddings for summary in summaries)
-    n_gone = len(summaries) + len(unreadable)
-    return (
-        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width, unreadable, names=names)}\n"
-        f"{n_gone} {pluralize(n_gone, 'clustering goes', 'clusterings go')}, with {n_clusters} "
+    n_deleted = len(summaries) + len(unreadable)
+    listed = listing_text(summaries[:_DELETED_SHOWN], len(summaries), width, unreadable, names=names)
+    total = (
+        f"This deletes {n_deleted} {pluralize(n_deleted, 'clustering')} with {n_clusters} "
         f"{pluralize(n_clusters, 'cluster')} and {n_assignments} {pluralize(n_assignments, 'assignment')}."
     )
+    return f"{listed}\n{paragraph(total, width)}"
 
 
 def _describe_setting(setting: _Setting, record: ClusteringRecord, names: Mapping[str, str]) -> str:

@@ -109,7 +109,7 @@ def _describe_factors_within(plan: Plan) -> Iterator[str]:
     else:
         known = {factor: seconds for factor, seconds in plan.totals.items() if seconds is not None}
         if known:
-            text += f"; the soonest is factor {max(known):,}, in about {_format_seconds(known[max(known)])}"
+            text += f"; the fastest is factor {max(known):,}, in about {_format_seconds(known[max(known)])}"
     yield on_one_line(f"{name}: {text}")
 
 
@@ -121,9 +121,8 @@ def _describe_basis(plan: Plan) -> str:
     most = max((factor_plan.measured_rows for _, factor_plan in _iterate_plans(plan)), default=0)
     return (
         f"Planned in {_format_seconds(plan.seconds)} from fits of up to {most:,} "
-        f"{pluralize(most, 'row')} of each. Times are those of a "
-        "machine with nothing else to do; loading goes on as fast as the rows of those fits were read, and "
-        "saving as fast as elsewhere. Memory is that of the rows and of the work on them."
+        f"{pluralize(most, 'row')} of each. Times are for an otherwise idle machine. Loading is assumed to "
+        "be as fast as for those rows, and saving as fast as on another machine. Memory includes the rows."
     )
 
 
@@ -132,7 +131,7 @@ def _describe_load(plan: Plan) -> Iterator[str]:
         yield (
             f"The machine was busy (load average {plan.busy_cores:.1f}, {available_cores()} "
             f"{pluralize(available_cores(), 'core')}): the "
-            "times may be too long; plan again when it is not."
+            "times may be too long. Plan again when it is idle."
         )
 
 

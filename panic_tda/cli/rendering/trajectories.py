@@ -1,4 +1,4 @@
-"""Render trajectories: figures by group of runs, all runs, and the path of a run."""
+"""Render trajectories: numbers by group of runs, all runs, and the path of a run."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _RUN_COLUMNS = (
 )
 _DIFFERENCES_SHOWN = 5
 _DIFFERENCE_COLUMNS = (
-    Column("figure"),
+    Column("quantity"),
     Column("network", elastic=True),
-    Column("less that of", elastic=True),
+    Column("minus that of", elastic=True),
     Column("difference", right=True),
     Column("p", right=True),
 )
@@ -70,7 +70,7 @@ def trajectories_text(
     *,
     width: int,
 ) -> str:
-    """Return the figures of the runs of a clustering, by group and for all runs.
+    """Return the numbers of the runs of a clustering, by group and for all runs.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def trajectories_text(
     narrow = min(width, PIPE_COLUMNS)
     parts = [f"{paragraph(head, narrow)}\n{paragraph(f'Times are output steps{apart}.', narrow)}"]
     if not study.runs:
-        return "\n\n".join([*parts, "No run has a step in it any more."])
+        return "\n\n".join([*parts, "No run has a step left in this clustering."])
     names = list(study.groups[0].group)
     heads = [Column(name, elastic=True) for name in names]
     # A long prompt must not displace the numbers.
@@ -245,7 +245,8 @@ def _describe_absorption(total: GroupSummary) -> str:
         return f" (half do from step {absorption.median:g} on{_format_interval(total, 'median_absorbed_at')})"
     if absorption.share is None:
         return ""
-    return f" ({100 * absorption.share:.1f} % from step {absorption.within:g} or before; half is not reached)"
+    by_step = f"{100 * absorption.share:.1f} % from step {absorption.within:g} or before"
+    return f" ({by_step}; fewer than half in total)"
 
 
 def _describe_dwell_times(total: GroupSummary) -> str:
@@ -364,7 +365,7 @@ def _format_medoid(texts: Mapping[int, str | None], label: int) -> str:
 
 def _format_name(value: Any) -> str:
     if value is None:
-        return "(gone)"
+        return "(deleted)"
     return on_one_line(" → ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 

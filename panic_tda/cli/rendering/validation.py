@@ -152,7 +152,7 @@ def divergence_text(divergence: Divergence, clustering: ClusteringSummary, width
 
 def _describe_fit(name: str, fit: Relaxation | None) -> str:
     if fit is None:
-        return f"{name}: the distance settles at no value within these steps."
+        return f"{name}: the distance does not level off within these steps."
     interval = fit.time_interval
     span = "" if interval is None else f" ({interval.low:.1f} to {interval.high:.1f})"
     return f"{name}: from {fit.start:.3f} to {fit.limit:.3f}, time constant in steps {fit.time:.1f}{span}."

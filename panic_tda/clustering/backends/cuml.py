@@ -112,7 +112,7 @@ class CumlBackend:
         least, most = MIN_SAMPLES
         if not least <= options.min_samples <= most:
             raise UnsupportedOnBackend(
-                f"backend cuml accepts min_samples from {least} to {most:,} (the row itself counted), "
+                f"backend cuml accepts min_samples from {least} to {most:,} (including the row itself), "
                 f"got {options.min_samples:,}; use --backend tiled or another --min-samples"
             )
         needed, free = estimate_bytes(n_rows, n_features, options.min_samples), cuda.allocatable_bytes()

@@ -1,4 +1,4 @@
-"""Joining by an executor: blocks of asking rows times blocks of panels.
+"""Joining by an executor: blocks of query rows times blocks of panels.
 
 The number of rows that ask grows with the rows, and so does that of the panels among which each row chooses.
 What comes after the choice takes time in proportion to the rows, and stays in this process; so do searches of
@@ -59,26 +59,26 @@ class BlockSearch(joining.Search):
         self._panels = self._search
         self._executor, self._writer = executor, writer
 
-    def _find_outside(self, asking: IntArray, *, full_rows: bool) -> IntArray:
-        if len(asking) <= MOST_ROWS_HERE:
-            return super()._find_outside(asking, full_rows=full_rows)
-        chosen, outside = self._choose_panels(asking), np.empty(len(asking), dtype=np.int64)
+    def _find_outside(self, query_rows: IntArray, *, full_rows: bool) -> IntArray:
+        if len(query_rows) <= MOST_ROWS_HERE:
+            return super()._find_outside(query_rows, full_rows=full_rows)
+        chosen, outside = self._choose_panels(query_rows), np.empty(len(query_rows), dtype=np.int64)
 
         def probe(part: slice) -> None:
-            outside[part] = self._panels.probe(asking[part], chosen[part])
+            outside[part] = self._panels.probe(query_rows[part], chosen[part])
 
-        self.team.chunks(probe, len(asking), largest=joining.ASKED_AT_ONCE)
+        self.team.chunks(probe, len(query_rows), largest=joining.ASKED_AT_ONCE)
         return outside
 
-    def _choose_panels(self, asking: IntArray) -> IntArray:
-        """Return the most similar panels of each asking row; see `host.choose_panels`."""
+    def _choose_panels(self, query_rows: IntArray) -> IntArray:
+        """Return the most similar panels of each query row; see `host.choose_panels`."""
         search, n_panels = self._panels, len(self._panels.centres)
-        query_rows = self._writer.write_coordinates(asking)
+        coordinates = self._writer.write_coordinates(query_rows)
         centres = self._writer.write_matrix(search.centres)
-        owners = search.representative[asking]
+        owners = search.representative[query_rows]
         blocks = [
             (rows, panels)
-            for rows in slices(len(asking), BLOCK_ROWS)
+            for rows in slices(len(query_rows), BLOCK_ROWS)
             for panels in slices(n_panels, BLOCK_ROWS)
         ]
         waiting = {(rows.start, panels.start) for rows, panels in blocks}
@@ -87,7 +87,7 @@ class BlockSearch(joining.Search):
         def make_tasks() -> Iterator[PanelTask]:
             for rows, panels in blocks:
                 yield PanelTask(
-                    query_rows, centres, (rows.start, rows.stop), (panels.start, panels.stop),
+                    coordinates, centres, (rows.start, rows.stop), (panels.start, panels.stop),
                     owners[rows], search.only[panels],
                 )  # fmt: skip
 
@@ -96,7 +96,7 @@ class BlockSearch(joining.Search):
             if key in waiting:
                 waiting.remove(key)
                 best[first] = _merge(best[first], choice) if first in best else choice
-        query_rows.path.unlink(missing_ok=True)
+        coordinates.path.unlink(missing_ok=True)
         return np.concatenate([best[first].panels for first in sorted(best)]).astype(np.int64)
 
 

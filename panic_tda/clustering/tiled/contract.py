@@ -131,8 +131,8 @@ class OutsideSearch(Protocol):
     def begin(self, representative: IntArray) -> None:
         """Start a round, in which each row belongs to the component that its `representative` stands for."""
 
-    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
-        """Return a near row in another component for every asking row.
+    def find(self, query_rows: IntArray, *, full_rows: bool) -> IntArray:
+        """Return a near row in another component for every query row.
 
         `full_rows` selects products of full rows where the search can also use projected coordinates.
         """

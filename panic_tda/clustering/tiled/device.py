@@ -344,15 +344,15 @@ class OutsideSearch:
         """Upload the components."""
         self._representative = self._space.xp.asarray(representative)
 
-    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
+    def find(self, query_rows: IntArray, *, full_rows: bool) -> IntArray:
         """Compare all rows by products of full rows, or on the axes, with errors of about 0.01."""
         space, xp, representative = self._space, self._space.xp, self._representative
         matrix = space.coordinates[:, :-1] if space.bounded and not full_rows else space.vectors
-        rows = xp.asarray(asking)
-        left, here = take_rows(xp, matrix, rows), xp.arange(len(asking))
-        best = xp.zeros(len(asking), dtype=xp.int64)
-        product = xp.full(len(asking), -xp.inf, dtype=xp.float32)
-        for columns in slices(len(representative), _CHUNK_BYTES // (4 * len(asking))):
+        rows = xp.asarray(query_rows)
+        left, here = take_rows(xp, matrix, rows), xp.arange(len(query_rows))
+        best = xp.zeros(len(query_rows), dtype=xp.int64)
+        product = xp.full(len(query_rows), -xp.inf, dtype=xp.float32)
+        for columns in slices(len(representative), _CHUNK_BYTES // (4 * len(query_rows))):
             products = xp.minimum(left @ take_slice(xp, matrix, columns).T, self._most[columns][None, :])
             inside = representative[rows][:, None] == representative[columns][None, :]
             products = xp.where(inside, xp.float32(-xp.inf), products)

@@ -209,10 +209,10 @@ class TiledBackend:
         if options.metric == EUCLIDEAN:
             # The files of tasks hold unit rows.
             options = replace(options, executor=None)
-        xp = self._library(vectors, options)
+        xp = self._choose_library(vectors, options)
         threads = select_kernels(xp).THREADS or self.settings.threads
-        self._open(options, xp)
-        if finished := self._stored(options, _FINISHED_TREE, vectors.shape):
+        self._open_checkpoint(options, xp)
+        if finished := self._load_stage(options, _FINISHED_TREE, vectors.shape):
             return _as_spanning_tree(finished)
         rng = np.random.default_rng(_SEED)
         with (
@@ -224,15 +224,17 @@ class TiledBackend:
                 space = build_lifted_space(vectors)
             else:
                 space = build_space(xp, vectors, self._n_axes(n, xp), rng)
-            stage = self._stored(options, _INITIAL_TREE, vectors.shape) or self._initial_tree(
+            stage = self._load_stage(options, _INITIAL_TREE, vectors.shape) or self._build_initial_tree(
                 space, weights, options, team, rng, folder
             )
-            stage = stage._replace(tree=self._close(space, stage.cores, stage.tree, options, team, folder))
+            stage = stage._replace(
+                tree=self._minimize_tree(space, stage.cores, stage.tree, options, team, folder)
+            )
         # The caller removes the state when the result is saved; a kill before then costs no second fit.
-        self._store(options, _FINISHED_TREE, stage.cores, stage.tree)
+        self._save_stage(options, _FINISHED_TREE, stage.cores, stage.tree)
         return _as_spanning_tree(stage)
 
-    def _library(self, vectors: Array, options: FitOptions) -> ArrayModule:
+    def _choose_library(self, vectors: Array, options: FitOptions) -> ArrayModule:
         if self.settings.library is None and options.on_device and not on_device(vectors):
             return device_library()
         return self.settings.library or namespace(vectors)
@@ -250,7 +252,7 @@ class TiledBackend:
     def _device_axes(self) -> int:
         return axes.DEFAULT_N_AXES if self.settings.n_axes is None else self.settings.n_axes
 
-    def _open(self, options: FitOptions, xp: ArrayModule) -> None:
+    def _open_checkpoint(self, options: FitOptions, xp: ArrayModule) -> None:
         if options.checkpoint is not None:
             options.checkpoint.open(
                 backend=self.name,
@@ -263,29 +265,29 @@ class TiledBackend:
                 tile_rows=self._tile_rows(xp),
             )
 
-    def _stored(self, options: FitOptions, name: str, shape: tuple[int, int]) -> _Stage | None:
+    def _load_stage(self, options: FitOptions, name: str, shape: tuple[int, int]) -> _Stage | None:
         if options.checkpoint is None:
             return None
-        stored = options.checkpoint.load(name, tree_forms(shape[0]), check=check_tree)
-        if stored is None:
+        arrays = options.checkpoint.load(name, tree_forms(shape[0]), check=check_tree)
+        if arrays is None:
             return None
         nearer = None
         if options.keep_neighbours:
-            nearer = self._empty_lists(shape, options)
+            nearer = self._make_nearer_lists(shape, options)
             lists: dict[str, Array] = {"rows": nearer.rows, "distances": nearer.distances}
             forms = {field: Form(values.shape, values.dtype) for field, values in lists.items()}
-            check = partial(check_nearer_rows, cores=stored["cores"])
+            check = partial(check_nearer_rows, cores=arrays["cores"])
             if options.checkpoint.load(_NEARER_ROWS, forms, into=lists, check=check) is None:
                 return None
-        return _Stage(stored["cores"], Edges(*(stored[field] for field in Edges._fields)), nearer)
+        return _Stage(arrays["cores"], Edges(*(arrays[field] for field in Edges._fields)), nearer)
 
-    def _store(self, options: FitOptions, name: str, cores: FloatArray, tree: Edges) -> None:
+    def _save_stage(self, options: FitOptions, name: str, cores: FloatArray, tree: Edges) -> None:
         if options.checkpoint is not None:
             options.checkpoint.save(name, cores=cores, **tree._asdict())
             for earlier in _STATES[: _STATES.index(name)]:
                 options.checkpoint.remove(earlier)
 
-    def _initial_tree(
+    def _build_initial_tree(
         self,
         space: Space,
         weights: IntArray,
@@ -294,10 +296,10 @@ class TiledBackend:
         rng: np.random.Generator,
         shared: Path | None,
     ) -> _Stage:
-        asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
-        writer = None if shared is None else RowWriter(asking, shared)
-        where, lists = self._neighbours(asking, options, team, rng, writer)
-        nearer = self._empty_lists(space.vectors.shape, options) if options.keep_neighbours else None
+        searched_space = space if self.settings.bound_neighbours else replace(space, bounded=False)
+        writer = None if shared is None else RowWriter(searched_space, shared)
+        where, lists = self._find_neighbours(searched_space, options, team, rng, writer)
+        nearer = self._make_nearer_lists(space.vectors.shape, options) if options.keep_neighbours else None
         cores, n_searched = measure_core_distances(
             space,
             weights,
@@ -319,14 +321,14 @@ class TiledBackend:
             tree = forest.measure(space, cores, ends, team)
         else:
             search = sharing.open_search(space, where, cores, team, options, writer)
-            tree = self._joined(search, lists, rng, options.progress)
+            tree = self._build_tree_from_neighbours(search, lists, rng, options.progress)
         if writer is not None:
             writer.remove_files()
         tree = minimum_forest(len(weights), tree)
-        self._store(options, _INITIAL_TREE, cores, tree)
+        self._save_stage(options, _INITIAL_TREE, cores, tree)
         return _Stage(cores, tree, nearer)
 
-    def _empty_lists(self, shape: tuple[int, int], options: FitOptions) -> NeighbourLists:
+    def _make_nearer_lists(self, shape: tuple[int, int], options: FitOptions) -> NeighbourLists:
         """Return lists for the nearer rows, in host memory, or in files above the memory limit."""
         folder, limit = None, options.memory_limit
         if limit is not None:
@@ -334,7 +336,7 @@ class TiledBackend:
             folder = (options.work_dir or Path(tempfile.gettempdir())) if needed > limit else None
         return empty_lists(shape[0], options.tree_min_samples, folder)
 
-    def _neighbours(
+    def _find_neighbours(
         self,
         space: Space,
         options: FitOptions,
@@ -385,7 +387,9 @@ class TiledBackend:
             n * (work.list_bytes(length) + nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers
         )
 
-    def _joined(self, search: Search, lists: Lists, rng: np.random.Generator, progress: Progress) -> Edges:
+    def _build_tree_from_neighbours(
+        self, search: Search, lists: Lists, rng: np.random.Generator, progress: Progress
+    ) -> Edges:
         """Connect all rows by edges of the neighbour graph and edges between its components."""
         space, cores, team = search.space, search.cores, search.team
         known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
@@ -394,7 +398,7 @@ class TiledBackend:
         edges = join_components(search, groups, rng, progress)
         return concatenate([known, forest.measure(space, cores, edges, team)])
 
-    def _close(
+    def _minimize_tree(
         self,
         space: Space,
         cores: FloatArray,

@@ -70,7 +70,7 @@ class Scanner:
         self, rows: Int32Array, merge_heights: FloatArray, cores: FloatArray
     ) -> Iterator[ImprovingEdges]:
         """Find the improving edges of one tile."""
-        # The gap before the first row belongs to the pairs with the tiles before.
+        # The merge height before the first row belongs to the pairs with the tiles before.
         finite = np.where(np.isfinite(merge_heights), merge_heights, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
         for first, products in self._strips(rows):
@@ -248,20 +248,20 @@ class OutsideSearch:
         self.representative = representative
         self.only = row_kernels.find_pure_panels(representative, self._order, _GROUP_ROWS)
 
-    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
+    def find(self, query_rows: IntArray, *, full_rows: bool) -> IntArray:
         """Search the nearest panels that hold rows of other components."""
-        points, owners = self._points[asking, : self._n_coordinates], self.representative[asking]
-        return self.probe(asking, choose_panels(points, owners, self.centres, self.only)[0])
+        points, owners = self._points[query_rows, : self._n_coordinates], self.representative[query_rows]
+        return self.probe(query_rows, choose_panels(points, owners, self.centres, self.only)[0])
 
-    def probe(self, asking: IntArray, chosen: IntArray) -> IntArray:
-        """Search the panels that were chosen for each asking row."""
+    def probe(self, query_rows: IntArray, chosen: IntArray) -> IntArray:
+        """Search the panels that were chosen for each query row."""
         return row_kernels.probe_panels(
             self._points,
             self._vectors,
             self._order,
             self._cores,
             self.representative,
-            asking,
+            query_rows,
             chosen,
             _GROUP_ROWS,
             self._n_coordinates,

@@ -133,20 +133,20 @@ class Search:
         """Start a round; see `contract.OutsideSearch.begin`."""
         self._search.begin(representative)
 
-    def find(self, asking: IntArray, *, full_rows: bool) -> InterComponentEdges:
-        """Find an edge from every asking row; see `contract.OutsideSearch.find`."""
+    def find(self, query_rows: IntArray, *, full_rows: bool) -> InterComponentEdges:
+        """Find an edge from every query row; see `contract.OutsideSearch.find`."""
         # Rows at neighbouring positions are compared with the same rows.
-        asking = asking[np.argsort(self._position[asking], kind="stable")]
-        outside = self._find_outside(asking, full_rows=full_rows)
-        return InterComponentEdges(*measure(self.space, self.cores, (asking, outside), self.team))
+        query_rows = query_rows[np.argsort(self._position[query_rows], kind="stable")]
+        outside = self._find_outside(query_rows, full_rows=full_rows)
+        return InterComponentEdges(*measure(self.space, self.cores, (query_rows, outside), self.team))
 
-    def _find_outside(self, asking: IntArray, *, full_rows: bool) -> IntArray:
-        outside = np.empty(len(asking), dtype=np.int64)
+    def _find_outside(self, query_rows: IntArray, *, full_rows: bool) -> IntArray:
+        outside = np.empty(len(query_rows), dtype=np.int64)
 
         def chunk(part: slice) -> None:
-            outside[part] = self._search.find(asking[part], full_rows=full_rows)
+            outside[part] = self._search.find(query_rows[part], full_rows=full_rows)
 
-        self.team.chunks(chunk, len(asking), largest=ASKED_AT_ONCE)
+        self.team.chunks(chunk, len(query_rows), largest=ASKED_AT_ONCE)
         return outside
 
 

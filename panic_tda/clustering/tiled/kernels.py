@@ -185,7 +185,7 @@ def collect_within(
     cores: FloatArray,
     pair_indices: Int32Array,
 ) -> int:
-    """List the pairs i < j of a tile, i from `first` on, that may be below the largest gap between them."""
+    """List the pairs i < j of a tile, i from `first` on, that may be below the merge heights between them."""
     width = len(merge_heights)
     n_pairs = 0
     for i in range(first, first + len(products)):

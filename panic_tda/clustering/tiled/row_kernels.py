@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 
 _MEASURED = 2
-"""Rows of other components that are measured in float64, per asking row."""
+"""Rows of other components that are measured in float64, per query row."""
 
 
 @compiled
@@ -136,19 +136,19 @@ def probe_panels(
     order: Int32Array,
     cores: FloatArray,
     representative: IntArray,
-    asking: IntArray,
+    query_rows: IntArray,
     panels: IntArray,
     width: int,
     n_coordinates: int,
 ) -> IntArray:
-    """Find a near row of another component for each asking row, in the panels chosen for it.
+    """Find a near row of another component for each query row, in the panels chosen for it.
 
     The `_MEASURED` best by products of the points' first coordinates are measured in float64.
     """
-    best = np.full(len(asking), -1)
+    best = np.full(len(query_rows), -1)
     rows, weights = np.empty(_MEASURED, dtype=np.int64), np.empty(_MEASURED)
-    for i in range(len(asking)):
-        row = asking[i]
+    for i in range(len(query_rows)):
+        row = query_rows[i]
         weights[:] = np.inf
         for panel in panels[i]:
             if panel < 0:

@@ -110,7 +110,7 @@ def lift_rows(vectors: FloatArray) -> tuple[Float32Array, Float32Array, Float32A
         1 + (1 + ‖x‖²)²/4, at most 2.
     points : (n, d + 1) float32
         (x, √(1 - ‖x‖²)), of unit length. Near rows have near points; their products only choose tiles and
-        where to search for joints.
+        where to search for inter-component edges.
     """
     n, d = vectors.shape
     left, right = np.empty((2, n, d + 2), dtype=np.float32)

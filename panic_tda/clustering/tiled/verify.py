@@ -5,16 +5,16 @@ ends: each edge outside the tree is then a heaviest one of a cycle. With the row
 path maximum is the largest merge height between them. Most rows of most tiles cannot have an improving edge,
 because their core distance is too large (`improving_edges`).
 
-Tile pairs are looked at in *waves*. After each, the best tree of all edges known so far takes the place of
-the one before, and the next wave is measured against it. Path maxima only fall from a tree to the next, so an
-edge that was no lighter than one of them is no lighter than the last: finished tile pairs stay finished. They
-are pairs of ranges of positions, so every row keeps its position; what changes are the gaps, to the new
+Tile pairs are compared in *waves*. After each wave, the best tree of all edges known so far replaces the
+earlier one, and the next wave is compared with it. Path maxima only fall from a tree to the next, so an edge
+that was not lighter than one of them is not lighter than the last: finished tile pairs stay finished. They
+are pairs of ranges of positions, so every row keeps its position. Only the merge heights change, to the new
 tree's path maxima between neighbouring positions. A range of those bounds the path maximum between its ends
-from above, and no edge is passed over that could matter.
+from above, so that no edge that could matter is left out.
 
-The first wave doubles as a test: where it finds many edges the tree was poor, and one fresh start, in the
-leaf order of the better tree, saves more than the wave cost. Later waves grow, since each takes a sort of the
-edges and the tree improves less and less; between two of them the state can be saved.
+The first wave is also a test: if it finds many edges the tree was poor, and one fresh start, in the
+dendrogram order of the better tree, saves more than the wave cost. Later waves grow, since each takes a sort
+of the edges and the tree improves less and less; between two of them the state can be saved.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _State(NamedTuple):
     tree : Edges
         The best spanning tree so far, by ascending height; its ends are rows.
     leaves : DendrogramOrder
-        Positions of the rows, which stay from the first wave on, and the tree's gaps between them.
+        Positions of the rows, which stay from the first wave on, and the tree's merge heights between them.
     pairs : (pairs, 2) int32
         All tile pairs in the order in which they are looked at.
     n_done : int
@@ -197,7 +197,7 @@ class Verifier:
         better = self._wave(at)
         poor = self.n_candidates > POOR_TREE * len(self._cores)
         if poor and at.size < len(at.pairs):
-            # A poor tree shows between the tiles that look most similar, and the leaf order of a better
+            # A poor tree shows between the tiles that look most similar, and the dendrogram order of a better
             # one then saves more than these pairs cost.
             at = self._begin(better)
             better = self._wave(at)
@@ -212,7 +212,7 @@ class Verifier:
 
     def _after(self, at: _State, tree: Edges) -> _State:
         """Return the state after a wave that led to `tree`, and save it when that is due."""
-        # Positions stay, so that finished pairs stay finished; only the gaps shrink.
+        # Positions stay, so that finished pairs stay finished; only the merge heights shrink.
         leaves = DendrogramOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
         size = min(2 * at.size, max(self._first_size, len(at.pairs) // LAST_WAVES))
         after = _State(tree, leaves, at.pairs, at.n_done + at.size, size, at.scan)

@@ -86,7 +86,7 @@ def plan_repairs(
         The schema version of the database is not the current one.
     """
     repairable = [name for name, kind in KINDS.items() if kind.plan is not None]
-    wanted = _select_kinds(kinds, repairable, "can be mended without losing anything")
+    wanted = _select_kinds(kinds, repairable, "can be repaired without losing data")
     database.require_current()
     info = inspect(database, progress or Silent())
     return [plan(info) for name in wanted if (plan := KINDS[name].plan) is not None]

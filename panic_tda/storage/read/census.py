@@ -212,7 +212,7 @@ def warn_of_mixed(database: Database, census: ModelCensus) -> None:
     of_all = f"of {census.n_total} {pluralize(census.n_total, 'embedding')} are of"
     if n_repeated:
         _log.warning(
-            "%s: %d %s an invocation that has one of this model already; each counts",
+            "%s: %d %s an invocation that has another embedding of this model; all are clustered",
             census.model,
             n_repeated,
             of_all,

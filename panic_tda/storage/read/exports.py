@@ -226,7 +226,10 @@ def _stream_batches(
             first += len(rows)
     if n_missing:
         _log.warning(
-            "%d of %d vectors are gone, or do not have %d values; they are null", n_missing, first, dimensions
+            "%d of %d vectors were deleted, or do not have %d values; they are null",
+            n_missing,
+            first,
+            dimensions,
         )
 
 

@@ -160,7 +160,7 @@ def read_steps(
     )
     if len(rows) < len(labels):
         _log.warning(
-            "%d of %d assignments belong to no step of a run any more, and are left out",
+            "%d of %d assignments belong to no step of a run and are left out",
             len(labels) - len(rows),
             len(labels),
         )
@@ -170,7 +170,7 @@ def read_steps(
     is_first[1:] = (np.diff(runs[order]) != 0) | (np.diff(steps[order]) != 0)
     if not is_first.all():
         _log.warning(
-            "%d of %d embeddings are of a step that has one already, and are left out",
+            "%d of %d embeddings belong to a step that has another embedding, and are left out",
             np.count_nonzero(~is_first),
             len(order),
         )

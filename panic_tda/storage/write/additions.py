@@ -276,7 +276,7 @@ class Additions(RowAdditions):
             if batch.texts[index] is None and not batch.names_runs:
                 batch.refuse(
                     index,
-                    f"model {batch.model}: another vector is stored at this place, and no text tells whether "
+                    f"model {batch.model}: another vector is stored for this step, and no text tells whether "
                     "it is of the same output; name the runs in a column run",
                 )
             self._drift.setdefault(batch.model, Drift()).add(stored_vector, vector)
@@ -332,10 +332,10 @@ def _explain_difference(stored: tuple[Any, ...], text: str | None, kind: str) ->
     """
     _, stored_text, stored_kind = stored
     if kind != stored_kind:
-        return f"an output of type {stored_kind.lower()} is stored at this place, not {kind.lower()}"
+        return f"an output of type {stored_kind.lower()} is stored for this step, not {kind.lower()}"
     if text is None or text == stored_text:
         return None
-    return f"{'an output without a' if stored_text is None else 'another'} text is stored at this place"
+    return f"{'an output without a' if stored_text is None else 'another'} text is stored for this step"
 
 
 def _make_invocation_id(run: str, number: int) -> str:

@@ -172,7 +172,7 @@ def _compare_complete(
             with contextlib.suppress(DatabaseError):
                 return tuple(_compare(reader, copied, table, progress) for table in tables)
         raise DatabaseError(
-            f"{target} holds something else already (table {min(present)} and others); a copy goes into a "
+            f"{target} has other tables already ({min(present)} and others); a copy goes into a "
             "database without tables, or goes on in an unfinished copy"
         )
 

@@ -160,7 +160,9 @@ class ImportSummary:
             embeddings = pluralize(self.n_new_prompt_embeddings, "embedding")
             parts.append(f"stored {self.n_new_prompt_embeddings:,} {embeddings} of initial prompts")
         if self.n_present and (self._adds_something or not self._is_all_present):
-            parts.append(f"{self.n_present:,} {pluralize(self.n_present, 'was', 'were')} there already")
+            parts.append(
+                f"{self.n_present:,} {pluralize(self.n_present, 'was', 'were')} in the database already"
+            )
         left_out = [_count_left_out(name, count) for name, count in asdict(self.left_out).items() if count]
         if left_out:
             parts.append(f"left out {', '.join(left_out)}")

@@ -152,7 +152,7 @@ def read_pending_for(database: Database, path: Path) -> FinishedClustering:
 def _is_ours(database: Database, path: Path) -> bool:
     try:
         if hasattr(os, "geteuid") and path.lstat().st_uid != os.geteuid():
-            _log.warning("%s belongs to another user, and is left alone", path)
+            _log.warning("%s belongs to another user and is not saved", path)
             return False
         with open_own_file(path) as file, ipc.open_file(_check_digest(file.read())) as reader:
             metadata = json.loads(reader.schema.metadata[_METADATA_KEY])
@@ -163,9 +163,9 @@ def _is_ours(database: Database, path: Path) -> bool:
     if _belongs_to(database, identity) and (identity is not None or database.path is not None):
         return True
     _log.warning(
-        "%s belongs to %s, and is left alone",
+        "%s belongs to %s and is not saved",
         path,
-        "no database that it names: give its name to save it"
+        "a database that it does not name (give the name of the file to save it)"
         if identity is None
         else _show_identity(identity),
     )
@@ -213,10 +213,12 @@ def _read_file(path: Path) -> tuple[FinishedClustering, Any]:
         metadata = json.loads(table.schema.metadata[_METADATA_KEY])
         return _build_clustering(table.combine_chunks(), metadata), metadata.get("database")
     except FileNotFoundError as error:
-        raise MissingPath(f"no file at {path}; without a name, save-pending takes those that wait") from error
+        raise MissingPath(
+            f"no file at {path}; without a name, save-pending saves all pending results"
+        ) from error
     except PermissionError as error:
         raise BadInput(
-            f"{path} is not taken: {error.strerror}; copy it, if you trust it, and save the copy"
+            f"{path} is not saved: {error.strerror}; copy it, if you trust it, and save the copy"
         ) from error
     except (
         DatabaseError,

@@ -151,8 +151,8 @@ def _warn_of_missing(database: Database, finished: FinishedClustering, path: Pat
     with database.reading() as connection:
         n_now = connection.execute(query).scalar_one()
     _log.warning(
-        "%s: %d of its %d embeddings are not in the database and are left out; of %s there are %d now, and "
-        "there were %s when it was clustered",
+        "%s: %d of its %d embeddings are not in the database and are left out; %s has %d embeddings "
+        "now and had %s when it was clustered",
         path,
         n_missing,
         len(finished.ids),

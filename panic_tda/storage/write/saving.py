@@ -103,7 +103,7 @@ def _save_or_write_pending(database: Database, finished: FinishedClustering) -> 
         reason = _describe_error(error)
         if "is full" in reason:
             n_bytes = _count_bytes(finished)
-            reason = f"{reason}; saving takes up to {format_bytes(n_bytes)} while it lasts"
+            reason = f"{reason}; saving needs up to {format_bytes(n_bytes)} of disk space while it runs"
         if not isinstance(error, (DatabaseError, OSError)):
             _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
         raise SaveFailed(
@@ -129,7 +129,7 @@ def _write_fallback(database: Database, finished: FinishedClustering) -> str:
     except Exception as error:
         # Any error: it must not hide the reason why saving failed.
         _log.debug("keeping %s failed", finished.embedding_model, exc_info=True)
-        return f"it could not be kept as a file either ({_describe_error(error)}), and is lost"
+        return f"the result could not be written to a file either ({_describe_error(error)}) and is lost"
     return f"the result is kept in {path}; when the cause is gone, save it with: {command}"
 
 
@@ -271,12 +271,12 @@ def _choose_creation_time(connection: Connection) -> datetime:
         return now
     if latest.year >= _LAST_YEAR:
         _log.warning(
-            "a clustering in the database is said to be made in %d, and stays the latest", latest.year
+            "a clustering in the database has a date in the year %d and stays the latest", latest.year
         )
         return now
     _log.warning(
-        "the clock is behind the latest clustering in the database (%s UTC): this one is stored as made "
-        "just after it, so that it is the latest",
+        "the clock is behind the latest clustering in the database (%s UTC): this one gets a "
+        "time just after it, so that it is the latest",
         f"{latest:%Y-%m-%d %H:%M:%S}",
     )
     return latest + timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""The backend `cuml`: what it asks of cuML, what it refuses, and on a device what it finds."""
+"""Test the backend `cuml`: its arguments to cuML, its refusals, and its results on a device."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ from tests.strict_arrays import StrictArray
 # Translation.
 
 
-def test_brute_force_is_asked_for_by_default() -> None:
-    asked = cuml_arguments(1_000, options(12))
-    assert asked["build_algo"] == "brute_force"
-    assert (asked["metric"], asked["alpha"]) == ("euclidean", 1.0)
-    assert asked["gen_min_span_tree"] is True
+def test_brute_force_is_the_default_graph() -> None:
+    arguments = cuml_arguments(1_000, options(12))
+    assert arguments["build_algo"] == "brute_force"
+    assert (arguments["metric"], arguments["alpha"]) == ("euclidean", 1.0)
+    assert arguments["gen_min_span_tree"] is True
 
 
 def test_cuml_does_not_count_the_row_itself() -> None:
     assert [cuml_arguments(5_000, options(k))["min_samples"] for k in (2, 12, 1_024)] == [1, 11, 1_023]
 
 
-def test_cumls_labels_are_made_to_cost_nothing() -> None:
-    asked = cuml_arguments(1_000, options(12))
-    assert asked["min_cluster_size"] == 1_000
-    assert asked["allow_single_cluster"] is False
-    assert asked["cluster_selection_epsilon"] == 0
+def test_labels_of_cuml_are_not_computed() -> None:
+    arguments = cuml_arguments(1_000, options(12))
+    assert arguments["min_cluster_size"] == 1_000
+    assert arguments["allow_single_cluster"] is False
+    assert arguments["cluster_selection_epsilon"] == 0
 
 
-def test_the_installed_cuml_knows_every_argument_and_what_is_read_of_it() -> None:
+def test_the_installed_cuml_has_every_argument_and_attribute_used() -> None:
     pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     from cuml.cluster.hdbscan import hdbscan as installed
 
-    given = cuml_arguments(1_000, options(12))
-    estimator = installed.HDBSCAN(**given)
-    assert {name: value for name, value in estimator.get_params().items() if name in given} == given
+    arguments = cuml_arguments(1_000, options(12))
+    estimator = installed.HDBSCAN(**arguments)
+    assert {name: value for name, value in estimator.get_params().items() if name in arguments} == arguments
     assert estimator._min_spanning_tree is None
     assert callable(installed._HDBSCANState.to_dict)
 
@@ -71,12 +71,12 @@ def test_the_installed_cuml_knows_every_argument_and_what_is_read_of_it() -> Non
 # Refusals.
 
 
-def refusal(n_rows: int, d: int, asked: FitOptions) -> str:
+def refusal(n_rows: int, d: int, options: FitOptions) -> str:
     with pytest.raises(UnsupportedOnBackend) as caught:
-        CumlBackend().check(n_rows, d, asked)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said
+        CumlBackend().check(n_rows, d, options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.usefixtures("device")
@@ -101,13 +101,13 @@ def test_cuml_is_looked_for_without_being_imported(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("k", [1, 1_025])
-def test_min_samples_beyond_what_cuml_takes(k: int) -> None:
-    said = refusal(10_000, 8, options(k))
+def test_min_samples_above_the_limit_of_cuml_is_refused(k: int) -> None:
+    message = refusal(10_000, 8, options(k))
     for part in ("backend cuml", "from 2 to 1,024", f"got {k:,}", "--backend tiled", "--min-samples"):
-        assert part in said
+        assert part in message
 
 
-def test_the_estimate_is_the_stated_one() -> None:
+def test_the_memory_estimate_matches_the_documented_formula() -> None:
     n, d, k = 1_100_000, 768, 64
     assert estimate_bytes(n, d, k) == 72 * n + 140 * n * k + 4 * n * d
 
@@ -116,29 +116,29 @@ def test_the_estimate_is_the_stated_one() -> None:
 @pytest.mark.parametrize("n", [2_200_000, 3_300_000, 12_000_000])
 def test_too_much_for_the_device_says_what_would_fit(n: int) -> None:
     d, k = 768, 64
-    asked = options(k)
-    said = refusal(n, d, asked)
+    fit_options = options(k)
+    message = refusal(n, d, fit_options)
     needed = estimate_bytes(n, d, k)
     for part in (f"{needed / 2**30:.1f} GiB", "24.0 GiB are free", f"{n:,} × 768", "min_samples 64"):
-        assert part in said
-    assert "--backend tiled" in said
-    assert "--memory-limit" in said
-    fewer = [int(word) for word in re.findall(r"--min-samples (\d+)", said)]
+        assert part in message
+    assert "--backend tiled" in message
+    assert "--memory-limit" in message
+    fewer = [int(word) for word in re.findall(r"--min-samples (\d+)", message)]
     # 12 million rows alone are more than the device has.
     assert len(fewer) == (0 if n == 12_000_000 else 1)
     for samples in fewer:
-        CumlBackend().check(n, d, replace(asked, min_samples=samples))
-        assert f"min_samples {samples + 1}," in refusal(n, d, replace(asked, min_samples=samples + 1))
-    (factor,) = (int(word) for word in re.findall(r"--downsample (\d+)", said))
+        CumlBackend().check(n, d, replace(fit_options, min_samples=samples))
+        assert f"min_samples {samples + 1}," in refusal(n, d, replace(fit_options, min_samples=samples + 1))
+    (factor,) = (int(word) for word in re.findall(r"--downsample (\d+)", message))
     assert estimate_bytes(math.ceil(n / factor), d, k) <= FREE_BYTES
     assert factor == 2 or estimate_bytes(n // (factor - 1), d, k) > FREE_BYTES
 
 
 @pytest.mark.usefixtures("device")
-def test_no_min_samples_is_advised_where_none_would_do() -> None:
-    said = refusal(30_000_000, 768, options(2))
-    assert "--min-samples" not in said
-    assert "--downsample 4" in said
+def test_no_min_samples_is_suggested_if_none_fits() -> None:
+    message = refusal(30_000_000, 768, options(2))
+    assert "--min-samples" not in message
+    assert "--downsample 4" in message
 
 
 def test_rows_in_host_memory_never_reach_cuml() -> None:
@@ -169,57 +169,57 @@ def test_a_command_that_cannot_run_here_fails_with_one_line(upgraded: MakeFile) 
 
 
 @pytest.mark.usefixtures("no_device")
-def test_auto_runs_anyway_and_says_why_in_one_line(upgraded: MakeFile) -> None:
+def test_auto_runs_another_backend_and_logs_one_reason(upgraded: MakeFile) -> None:
     backends.log_once.cache_clear()
     result = run(upgraded(), "--json")
     assert result.exit_code == 0
-    assert {one["backend"] for one in json.loads(result.stdout)["results"]} == {"tiled"}
+    assert {outcome["backend"] for outcome in json.loads(result.stdout)["results"]} == {"tiled"}
     assert len(re.findall("no CUDA device is used: CuPy is not installed", result.stderr)) == 1
 
 
-def test_what_contradicts_itself_is_wrong_usage(upgraded: MakeFile) -> None:
+def test_contradicting_options_are_wrong_usage(upgraded: MakeFile) -> None:
     result = run(upgraded(), "--exact", "--backend", "cuml")
     assert result.exit_code == 2
     assert "backend cuml is not exact" in result.stderr
 
 
-def test_exact_takes_tiled_at_any_size(upgraded: MakeFile) -> None:
+def test_exact_uses_tiled_at_any_size(upgraded: MakeFile) -> None:
     result = run(upgraded(), "--exact", "--json")
     assert result.exit_code == 0
-    assert {one["backend"] for one in json.loads(result.stdout)["results"]} == {"tiled"}
+    assert {outcome["backend"] for outcome in json.loads(result.stdout)["results"]} == {"tiled"}
 
 
 # What is stored of an approximate tree, and what an exhausted device costs.
 
 
 class Rough(SklearnBackend):
-    """A tree with one edge made too heavy, for all rows as they are, with its check."""
+    """Backend whose tree has one edge that is too heavy, with its check."""
 
     name, exact = "rough", False
 
-    def fit(self, vectors: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
-        tree = super().fit(vectors, weights, replace(asked, keep_neighbours=0))
+    def fit(self, vectors: np.ndarray, weights: np.ndarray, options: FitOptions) -> SpanningTree:
+        tree = super().fit(vectors, weights, replace(options, keep_neighbours=0))
         height = tree.height.copy()
         height[np.argmax(height)] *= 1.5
         tree = replace(tree, height=height, core_distances=np.zeros(len(vectors)), tie_tolerance=1e-6)
         return replace(
-            tree, improving_edges=sample_improving_edges(vectors, tree, distance_floor=asked.distance_floor)
+            tree, improving_edges=sample_improving_edges(vectors, tree, distance_floor=options.distance_floor)
         )
 
 
 class Exhausted(SklearnBackend):
-    """Runs out of memory on one of the models: on its first fit."""
+    """Backend that runs out of memory in its first fit."""
 
     name = "exhausted"
     failed: list[int]
 
-    def fit(self, vectors: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
+    def fit(self, vectors: np.ndarray, weights: np.ndarray, options: FitOptions) -> SpanningTree:
         if not self.failed:
             self.failed.append(len(vectors))
             raise cuml._build_memory_error(
-                MemoryError("std::bad_alloc: out_of_memory"), (len(vectors), vectors.shape[1]), asked
+                MemoryError("std::bad_alloc: out_of_memory"), (len(vectors), vectors.shape[1]), options
             )
-        return super().fit(vectors, weights, asked)
+        return super().fit(vectors, weights, options)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def more_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("more_backends")
-def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
+def test_the_share_of_improving_edges_is_stored_and_shown(upgraded: MakeFile) -> None:
     from panic_tda.cli.rendering import clusterings as rendering
 
     file = upgraded(FieldSpec(text_models=("Nomic",)))
@@ -243,16 +243,16 @@ def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
     with file.database.session() as session:
         (summary,) = panic_tda.list_clusterings(session)
         details = panic_tda.get_cluster_details(summary.id, session)
-    said = summary.record.to_json()
-    assert said["exact"] is False
-    assert 0 < said["lighter_edge_share"] <= 1
-    assert said["lighter_edge_sample"] == outcome.n_embeddings
+    record = summary.record.to_json()
+    assert record["exact"] is False
+    assert 0 < record["lighter_edge_share"] <= 1
+    assert record["lighter_edge_sample"] == outcome.n_embeddings
     shown = rendering.details_text(summary, details, 100)
-    percent = f"{100 * said['lighter_edge_share']:.2f} %"
+    percent = f"{100 * record['lighter_edge_share']:.2f} %"
     assert f"{percent} of {outcome.n_embeddings} sampled rows have an improving edge" in shown
     assert "(approximate)" in shown
     as_json = rendering.details_json(summary, details)["parameters"]
-    assert as_json["lighter_edge_share"] == said["lighter_edge_share"]
+    assert as_json["lighter_edge_share"] == record["lighter_edge_share"]
 
 
 def test_exact_clusterings_have_no_share() -> None:
@@ -262,7 +262,7 @@ def test_exact_clusterings_have_no_share() -> None:
 
 
 @pytest.mark.usefixtures("more_backends", "device")
-def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
+def test_a_device_out_of_memory_fails_its_model_only(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
     outcomes = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
     assert [outcome.status for outcome in outcomes] == [FAILED, CLUSTERED, CLUSTERED]
@@ -280,11 +280,14 @@ def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
     ):
         assert part in reason, part
     with file.database.session() as session:
-        assert {found.embedding_model for found in panic_tda.list_clusterings(session)} == {"B", "C"}
+        assert {clustering.embedding_model for clustering in panic_tda.list_clusterings(session)} == {
+            "B",
+            "C",
+        }
 
 
 @pytest.mark.usefixtures("more_backends", "device")
-def test_an_exhausted_device_leaves_the_database_as_it_was(upgraded: MakeFile) -> None:
+def test_a_device_out_of_memory_leaves_the_database_unchanged(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A",)))
     before = snapshot(file.path)
     (outcome,) = panic_tda.cluster_all_data(
@@ -303,7 +306,7 @@ def test_an_exhausted_device_leaves_the_database_as_it_was(upgraded: MakeFile) -
         (RuntimeError("Multiple components found in MST or MST is invalid."), False),
     ],
 )
-def test_what_counts_as_an_exhausted_device(error: Exception, is_one: bool) -> None:
+def test_errors_that_mean_out_of_memory_are_recognised(error: Exception, is_one: bool) -> None:
     assert cuml._is_out_of_memory(error) is is_one
 
 
@@ -311,7 +314,7 @@ def test_what_counts_as_an_exhausted_device(error: Exception, is_one: bool) -> N
 
 
 class Estimator:
-    """Finds the exact tree by the slow oracle, and counts neighbours as cuML says it does."""
+    """Estimator that finds the exact tree by the slow reference and counts neighbours as cuML does."""
 
     def __init__(self, **arguments: Any) -> None:
         self.arguments = arguments
@@ -328,7 +331,7 @@ class Estimator:
 
 
 class Full(Estimator):
-    """Has no room, in one of the ways in which cuML says so."""
+    """Estimator that raises one of cuML's out-of-memory errors."""
 
     error: Exception
 
@@ -337,25 +340,25 @@ class Full(Estimator):
 
 
 def fit_stand_in(
-    monkeypatch: pytest.MonkeyPatch, estimator: type[Estimator], rows: np.ndarray, asked: FitOptions
+    monkeypatch: pytest.MonkeyPatch, estimator: type[Estimator], rows: np.ndarray, options: FitOptions
 ) -> SpanningTree:
     monkeypatch.setattr(cuml, "_import_hdbscan", lambda: estimator)
     monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
-    return CumlBackend().fit(StrictArray(rows), np.ones(len(rows), dtype=np.int64), asked)
+    return CumlBackend().fit(StrictArray(rows), np.ones(len(rows), dtype=np.int64), options)
 
 
 @pytest.mark.parametrize("k", [2, 5, 80])
 @pytest.mark.parametrize("name", ["blobs", "near copies", "copies", "lattice"])
-def test_the_tree_is_handed_on_unchanged(monkeypatch: pytest.MonkeyPatch, name: str, k: int) -> None:
+def test_the_tree_of_cuml_is_returned_unchanged(monkeypatch: pytest.MonkeyPatch, name: str, k: int) -> None:
     rows = ROWS[name]
     k = min(k, len(rows))
     tree = fit_stand_in(monkeypatch, Estimator, rows, options(k))
     assert_spans(tree, len(rows))
     distances = reference.chord_distances(rows)
     weights = reference.prim_weights(reference.mutual_reachability(distances, k, 0.0))
-    found = np.sort(tree.height)
+    heights = np.sort(tree.height)
     assert tree.height.dtype == np.float64
-    np.testing.assert_array_equal(found, np.maximum(weights.astype(np.float32).astype(np.float64), FLOOR))
+    np.testing.assert_array_equal(heights, np.maximum(weights.astype(np.float32).astype(np.float64), FLOOR))
     assert tree.core_distances is not None
     cores = reference.core_distances(distances, k).astype(np.float32).astype(np.float64)
     np.testing.assert_array_equal(tree.core_distances, np.maximum(cores, FLOOR))
@@ -365,7 +368,9 @@ def test_the_tree_is_handed_on_unchanged(monkeypatch: pytest.MonkeyPatch, name: 
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), RuntimeError("out_of_memory: RMM failure")])
-def test_no_room_at_fit_is_told_with_numbers(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_an_out_of_memory_error_of_fit_has_the_sizes(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     monkeypatch.setattr(Full, "error", error, raising=False)
     with pytest.raises(DeviceOutOfMemory) as caught:
         fit_stand_in(monkeypatch, Full, ROWS["blobs"], options(20))
@@ -374,7 +379,7 @@ def test_no_room_at_fit_is_told_with_numbers(monkeypatch: pytest.MonkeyPatch, er
 
 
 @pytest.mark.usefixtures("device")
-def test_other_faults_of_cuml_pass_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_cuml_are_not_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Full, "error", RuntimeError("cudaErrorIllegalAddress"), raising=False)
     with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
         fit_stand_in(monkeypatch, Full, ROWS["blobs"], options(20))
@@ -389,7 +394,7 @@ NOT_CONNECTED = (
 
 
 class Unconnected(Estimator):
-    """Fails after it has permuted the rows that it was given, as cuVS does."""
+    """Estimator that permutes its rows and then fails, as cuVS does."""
 
     error = NOT_CONNECTED
 
@@ -401,7 +406,7 @@ class Unconnected(Estimator):
 
 @pytest.fixture
 def unconnected(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
-    """A device on which `auto` takes cuML, since the tiles do not fit, and cuML fails."""
+    """Provide a device on which the tiles do not fit, so that `auto` uses cuML, and cuML fails."""
     monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
     monkeypatch.setattr(cuml, "_import_hdbscan", lambda: Unconnected)
     monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
@@ -416,14 +421,14 @@ def test_auto_falls_back_to_tiled_where_cuml_fails(
     monkeypatch.setattr(Unconnected, "error", error)
     rows = ROWS["blobs"].astype(np.float64)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        found = hdbscan(rows, min_cluster_size=5)
+        clustering = hdbscan(rows, min_cluster_size=5)
     expected = hdbscan(rows, min_cluster_size=5, backend="sklearn")
-    assert (found.record.backend, found.record.exact) == ("tiled", True)
-    assert found.n_clusters > 1
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    assert found.medoid_indices == expected.medoid_indices
+    assert (clustering.record.backend, clustering.record.exact) == ("tiled", True)
+    assert clustering.n_clusters > 1
+    np.testing.assert_array_equal(clustering.labels, expected.labels)
+    assert clustering.medoid_indices == expected.medoid_indices
     assert len(unconnected.matrices) == 1
-    (line,) = [one.getMessage() for one in caplog.records if "falling back" in one.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "falling back" in record.getMessage()]
     assert line.startswith("backend cuml could not connect its neighbour graph (")
     assert line.endswith("; falling back to backend tiled")
 
@@ -435,21 +440,24 @@ def test_a_model_falls_back_with_rows_that_are_loaded_again(
 
     file = upgraded(FieldSpec(text_models=("A", "B"), duplicates=3))
     with caplog.at_level(logging.INFO, "panic_tda"):
-        found = panic_tda.cluster_all_data(file.database)
+        outcomes = panic_tda.cluster_all_data(file.database)
     expected = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="sklearn"))
-    assert [(one.status, one.backend) for one in found] == [(CLUSTERED, "tiled")] * 2
+    assert [(outcome.status, outcome.backend) for outcome in outcomes] == [(CLUSTERED, "tiled")] * 2
     # The rows of the first model are given up before the second one comes.
     assert unconnected.alive == [0, 0]
     with file.database.session() as session:
-        records = {one.id: one.record for one in panic_tda.list_clusterings(session)}
+        records = {clustering.id: clustering.record for clustering in panic_tda.list_clusterings(session)}
     with file.database.reading() as connection:
-        for there, here in zip(found, expected, strict=True):
+        for there, here in zip(outcomes, expected, strict=True):
             assert there.id is not None
             assert here.id is not None
             assert records[there.id].input_sha256 == records[here.id].input_sha256
-            labels = [read_assignments(connection, one).labels.tolist() for one in (there.id, here.id)]
+            labels = [
+                read_assignments(connection, clustering_id).labels.tolist()
+                for clustering_id in (there.id, here.id)
+            ]
             assert labels[0] == labels[1]
-    lines = [one.getMessage() for one in caplog.records if "falling back" in one.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "falling back" in record.getMessage()]
     assert [line.split(":")[0] for line in lines] == ["A", "B"]
 
 
@@ -490,29 +498,29 @@ def separated(n: int = 20_000, d: int = 64) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.usefixtures("real_device")
 def test_separated_data_give_the_exact_partition() -> None:
     rows, _ = separated()
-    asked: dict[str, Any] = {"min_cluster_size": 50, "min_samples": 15, "epsilon": 0.0}
-    found = hdbscan(rows, backend="cuml", **asked)
-    exact = hdbscan(rows, backend="tiled", **asked)
-    assert found.n_clusters == exact.n_clusters == 12
-    assert adjusted_rand_score(found.labels, exact.labels) >= 0.99
-    assert found.record.backend == "cuml"
-    assert found.record.exact is False
-    assert found.record.lighter_edge_sample == 2_048
-    assert {"cupy", "cuml"} <= set(found.record.versions)
+    parameters: dict[str, Any] = {"min_cluster_size": 50, "min_samples": 15, "epsilon": 0.0}
+    clustering = hdbscan(rows, backend="cuml", **parameters)
+    exact = hdbscan(rows, backend="tiled", **parameters)
+    assert clustering.n_clusters == exact.n_clusters == 12
+    assert adjusted_rand_score(clustering.labels, exact.labels) >= 0.99
+    assert clustering.record.backend == "cuml"
+    assert clustering.record.exact is False
+    assert clustering.record.lighter_edge_sample == 2_048
+    assert {"cupy", "cuml"} <= set(clustering.record.versions)
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("real_device")
-def test_auto_takes_tiled_on_a_device() -> None:
+def test_auto_uses_tiled_on_a_device() -> None:
     rows, _ = separated(3_000)
     assert hdbscan(rows).record.backend == "tiled"
     assert hdbscan(rows, exact=True).record.backend == "tiled"
 
 
-def test_cupy_keeps_its_pool() -> None:
+def test_the_memory_pool_of_cupy_is_kept() -> None:
     pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     # In a process of its own: cuML takes the pool away at its first import.
-    done = run_python(
+    process = run_python(
         "import sys, cupy\n"
         "from panic_tda.clustering.backends import cuml\n"
         "before = cupy.cuda.get_allocator()\n"
@@ -520,12 +528,12 @@ def test_cupy_keeps_its_pool() -> None:
         "assert 'cuml' in sys.modules\n"
         "print(cupy.cuda.get_allocator() == before)"
     )
-    assert done.stdout.split() == ["True"], done.stderr
+    assert process.stdout.split() == ["True"], process.stderr
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("real_device")
-def test_a_device_without_room_is_told_with_numbers() -> None:
+def test_a_full_device_is_an_error_with_the_sizes() -> None:
     import rmm.mr
 
     rows, _ = separated(50_000)
@@ -543,6 +551,6 @@ def test_a_device_without_room_is_told_with_numbers() -> None:
     assert tree.height.min() >= FLOOR
 
 
-def test_parameters_refuse_what_contradicts_itself() -> None:
+def test_contradicting_parameters_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="backend cuml is not exact"):
         ClusteringParameters(backend="cuml", exact=True)

@@ -1,4 +1,4 @@
-"""The share of rows with an edge lighter than their tree path: 0 for exact trees, else the oracle's."""
+"""Test the share of rows with an improving edge: 0 for exact trees, otherwise that of the reference."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ def clusters(n: int = 300, d: int = 24) -> np.ndarray:
 
 
 def exact_tree(rows: np.ndarray) -> SpanningTree:
-    asked = FitOptions(min_samples=MIN_SAMPLES, distance_floor=FLOOR)
-    return TiledBackend().fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+    options = FitOptions(min_samples=MIN_SAMPLES, distance_floor=FLOOR)
+    return TiledBackend().fit(rows, np.ones(len(rows), dtype=np.int64), options)
 
 
 def neighbour_graph_tree(rows: np.ndarray) -> SpanningTree:
-    """The tree of the graph of nearest neighbours, its parts joined by whichever rows come first."""
+    """Build the tree of the neighbour graph, with components joined in row order."""
     distances = reference.chord_distances(rows)
     weights = reference.mutual_reachability(distances, MIN_SAMPLES, FLOOR)
     n = len(rows)
-    kept = np.zeros((n, n), dtype=bool)
+    in_graph = np.zeros((n, n), dtype=bool)
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :MIN_SAMPLES]
-    kept[np.arange(n)[:, None], nearest] = True
-    kept |= kept.T
+    in_graph[np.arange(n)[:, None], nearest] = True
+    in_graph |= in_graph.T
     # Every pair of neighbours in row order is an edge too, so heavy that it comes last.
-    heavy = weights + 10 * np.triu(np.ones((n, n)), 1) * ~kept
-    found = minimum_spanning_tree(np.triu(np.where(heavy > 0, heavy, 0), 1)).tocoo()
-    height = weights[found.row, found.col]
+    heavy = weights + 10 * np.triu(np.ones((n, n)), 1) * ~in_graph
+    edges = minimum_spanning_tree(np.triu(np.where(heavy > 0, heavy, 0), 1)).tocoo()
+    height = weights[edges.row, edges.col]
     # A link that the graph did not have is the first that came, not the lightest.
-    linked = ~kept[found.row, found.col]
+    linked = ~in_graph[edges.row, edges.col]
     height = np.where(linked, height * 1.2, height)
     return SpanningTree(
-        found.row.astype(np.int64),
-        found.col.astype(np.int64),
+        edges.row.astype(np.int64),
+        edges.col.astype(np.int64),
         height,
         core_distances=reference.core_distances(distances, MIN_SAMPLES),
     )
@@ -69,24 +69,26 @@ def oracle(rows: np.ndarray, tree: SpanningTree, margin: float) -> np.ndarray:
         highest, waiting = {row: 0.0}, [row]
         while waiting:
             at = waiting.pop()
-            for other, height in linked[at]:
-                if other not in highest:
-                    highest[other] = max(highest[at], height)
-                    waiting.append(other)
+            for neighbour, height in linked[at]:
+                if neighbour not in highest:
+                    highest[neighbour] = max(highest[at], height)
+                    waiting.append(neighbour)
         has[row] = any(
-            highest[other] ** 2 - weights[row, other] ** 2 > margin for other in range(n) if other != row
+            highest[other_row] ** 2 - weights[row, other_row] ** 2 > margin
+            for other_row in range(n)
+            if other_row != row
         )
     return has
 
 
 @pytest.mark.parametrize("n_sampled", [7, 2_048])
 @pytest.mark.parametrize("name", ["blobs", "noise in 768 dimensions", "chain", "near copies"])
-def test_an_exact_tree_has_no_lighter_edge(name: str, n_sampled: int) -> None:
+def test_an_exact_tree_has_no_improving_edge(name: str, n_sampled: int) -> None:
     rows = np.unique(ROWS[name], axis=0)
-    found = sample_improving_edges(
+    sample = sample_improving_edges(
         rows, exact_tree(rows), distance_floor=FLOOR, n_sampled=n_sampled, margin=1e-12
     )
-    assert (found.share, found.sample) == (0.0, min(len(rows), n_sampled))
+    assert (sample.share, sample.sample) == (0.0, min(len(rows), n_sampled))
 
 
 @pytest.mark.parametrize("margin", [1e-5, 0.01, 0.05])
@@ -95,8 +97,8 @@ def test_a_tree_of_a_neighbour_graph_has_the_oracles_share(margin: float) -> Non
     tree = neighbour_graph_tree(rows)
     expected = oracle(rows, tree, margin)
     assert 0 < expected.mean() < 1
-    found = sample_improving_edges(rows, tree, distance_floor=FLOOR, margin=margin)
-    assert (found.share, found.sample) == (expected.mean(), len(rows))
+    sample = sample_improving_edges(rows, tree, distance_floor=FLOOR, margin=margin)
+    assert (sample.share, sample.sample) == (expected.mean(), len(rows))
 
 
 @pytest.mark.parametrize("columns", [37, 2_048])
@@ -109,11 +111,11 @@ def test_a_sample_has_its_own_share(monkeypatch: pytest.MonkeyPatch, n_sampled: 
     assert len(set(chosen.tolist())) == n_sampled
     shares = {margin: oracle(rows, tree, margin)[chosen].mean() for margin in (0.01, 0.05, 0.2)}
     for margin, expected in shares.items():
-        found = sample_improving_edges(rows, tree, distance_floor=FLOOR, n_sampled=n_sampled, margin=margin)
-        assert (found.share, found.sample) == (expected, n_sampled)
+        sample = sample_improving_edges(rows, tree, distance_floor=FLOOR, n_sampled=n_sampled, margin=margin)
+        assert (sample.share, sample.sample) == (expected, n_sampled)
 
 
-def test_one_heavy_link_shows_in_the_rows_behind_it() -> None:
+def test_one_heavy_edge_is_found_in_the_rows_behind_it() -> None:
     rows = clusters()
     tree = exact_tree(rows)
     heaviest = int(np.argmax(tree.height))
@@ -125,7 +127,7 @@ def test_one_heavy_link_shows_in_the_rows_behind_it() -> None:
     assert sample_improving_edges(rows, wrong, distance_floor=FLOOR, margin=1e-9).share == expected.mean()
 
 
-def test_rounding_to_float32_makes_no_row_count() -> None:
+def test_rounding_to_float32_counts_no_row() -> None:
     for name in ("blobs", "noise in 768 dimensions"):
         tree = exact_tree(ROWS[name])
         assert tree.core_distances is not None
@@ -140,14 +142,14 @@ def test_rounding_to_float32_makes_no_row_count() -> None:
         assert sample_improving_edges(ROWS[name], rounded, distance_floor=FLOOR, margin=0).share > 0
 
 
-def test_distances_below_the_floor_are_no_lighter() -> None:
+def test_distances_below_the_floor_are_not_improving() -> None:
     rows = np.unique(ROWS["near copies"], axis=0)
     tree = replace(exact_tree(rows), height=np.full(len(rows) - 1, 2.0))
     assert sample_improving_edges(rows, tree, distance_floor=2.0).share == 0
     assert sample_improving_edges(rows, tree, distance_floor=FLOOR).share == 1
 
 
-def test_two_rows() -> None:
+def test_a_tree_of_two_rows_is_checked() -> None:
     rows = ROWS["two rows"]
     tree = SpanningTree(np.array([0]), np.array([1]), np.array([1.9]), core_distances=np.zeros(2))
     assert sample_improving_edges(rows, tree, distance_floor=FLOOR).share == 1
@@ -159,7 +161,7 @@ def test_two_rows() -> None:
 @pytest.mark.parametrize(
     "place", ["stand-in", pytest.param("device", marks=pytest.mark.gpu)], ids=["stand-in", "device"]
 )
-def test_device_memory_gives_the_same(place: str) -> None:
+def test_the_result_is_the_same_on_a_device(place: str) -> None:
     rows = clusters()
     tree = neighbour_graph_tree(rows)
     there: Any = strict_arrays.namespace.asarray(rows)
@@ -181,7 +183,7 @@ def test_core_distances_are_needed() -> None:
         )
 
 
-def test_the_work_is_told() -> None:
+def test_progress_is_reported() -> None:
     rows, recorder = clusters(), Recorder()
     sample_improving_edges(rows, exact_tree(rows), distance_floor=FLOOR, n_sampled=10, progress=recorder)
     ((_, total, steps),) = recorder.phases

@@ -1,4 +1,4 @@
-"""The CUDA kernel's own source, compiled for the host with its threads one after the other."""
+"""Test the source of the CUDA kernel, compiled for the host with its threads one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbour lists in device memory beside a loop that sorts every list by itself."""
+"""Compare neighbour lists in device memory with a loop that sorts every list."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def filled(problem: Problem) -> Lists:
 
 @settings(deadline=None)
 @given(problem=problems())
-def test_lists_are_those_of_a_loop(problem: Problem) -> None:
+def test_lists_equal_those_of_a_python_loop(problem: Problem) -> None:
     lists = filled(problem)
     lists.flush()
     expected = reference_lists(problem)
@@ -94,13 +94,13 @@ def test_lists_are_those_of_a_loop(problem: Problem) -> None:
 
 @settings(deadline=None)
 @given(problem=problems())
-def test_what_waits_never_makes_a_threshold_too_high(problem: Problem) -> None:
+def test_waiting_candidates_never_raise_a_threshold_too_high(problem: Problem) -> None:
     lists, expected = filled(problem), reference_lists(problem)
     worst = lists.thresholds(XP.asarray(np.arange(len(expected), dtype=np.int32))).get().tolist()
     assert all(smallest <= entries[-1][0] for smallest, entries in zip(worst, expected, strict=True))
 
 
-def test_lists_fill_before_they_are_settled() -> None:
+def test_lists_fill_before_they_are_flushed() -> None:
     """Otherwise nothing would be dropped before its time, and offers would fill the memory."""
     layout = Layout(np.arange(4, dtype=np.int32), tile_starts(4, 4))
     codes = np.array([1, 2, 4, 6, 8, 9, 12, 13])

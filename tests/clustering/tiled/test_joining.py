@@ -1,4 +1,4 @@
-"""Joining components: any edges will do, but they join, and they are as light as a few panels allow."""
+"""Test that joining edges connect all components and are nearly as light as possible."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from panic_tda.progress import Silent
 from tests.clustering.tiled.test_tiled import anisotropic, unit
 
 
-def weights_to(rows: np.ndarray, cores: np.ndarray, leader: np.ndarray, asking: np.ndarray) -> np.ndarray:
-    """Weights of all edges from the asking rows to other components; infinite within their own."""
-    products = rows[asking].astype(np.float64) @ rows.astype(np.float64).T
-    weights = np.maximum(np.maximum(cores[asking][:, None], cores), np.sqrt(np.maximum(2 - 2 * products, 0)))
-    weights[leader[asking][:, None] == leader] = np.inf
+def weights_to(rows: np.ndarray, cores: np.ndarray, leader: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
+    """Weights of all edges from the query rows to other components; infinite within their own."""
+    products = rows[query_rows].astype(np.float64) @ rows.astype(np.float64).T
+    weights = np.maximum(
+        np.maximum(cores[query_rows][:, None], cores), np.sqrt(np.maximum(2 - 2 * products, 0))
+    )
+    weights[leader[query_rows][:, None] == leader] = np.inf
     return weights
 
 
 @pytest.mark.parametrize("n_axes", [0, 8])
-def test_where_all_panels_are_asked_the_nearest_row_is_found(n_axes: int) -> None:
+def test_the_nearest_row_is_found_if_all_panels_are_searched(n_axes: int) -> None:
     rng = np.random.default_rng(0)
     rows = unit(anisotropic(rng, 8 * 64 - 5, 200))
     cores, leader = np.zeros(len(rows)), rng.integers(0, 3, len(rows))
@@ -32,9 +34,9 @@ def test_where_all_panels_are_asked_the_nearest_row_is_found(n_axes: int) -> Non
         space, Layout(rng.permutation(len(rows)).astype(np.int32), np.array([0])), cores
     )
     search.begin(leader)
-    asking = np.arange(0, len(rows), 7)
-    best, weights = search.find(asking, full_rows=False), weights_to(rows, cores, leader, asking)
-    chosen = weights[np.arange(len(asking)), best]
+    query_rows = np.arange(0, len(rows), 7)
+    best, weights = search.find(query_rows, full_rows=False), weights_to(rows, cores, leader, query_rows)
+    chosen = weights[np.arange(len(query_rows)), best]
     assert np.isfinite(chosen).all()
     if not n_axes:
         np.testing.assert_allclose(chosen, weights.min(axis=1), atol=1e-6)
@@ -62,8 +64,8 @@ def test_components_of_any_size_are_joined(sizes: tuple[int, ...]) -> None:
         joined[joined == joined[a]] = joined[b]
 
 
-def test_a_component_that_fills_whole_panels_asks_the_others() -> None:
-    """Panels that hold the asking component alone are passed over, however similar they are."""
+def test_a_component_that_fills_its_panels_searches_the_others() -> None:
+    """Panels that hold only the component of the query rows are passed over, however similar they are."""
     rng = np.random.default_rng(2)
     near = np.ones(16) + 0.01 * rng.standard_normal((20 * 64, 16))
     far = -np.ones(16) + 0.01 * rng.standard_normal((3, 16))

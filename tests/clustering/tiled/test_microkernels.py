@@ -1,4 +1,4 @@
-"""Every processor gets the right answer: other instruction sets, in processes that compile for them."""
+"""Test the kernels of other instruction sets, in processes that compile for them."""
 
 from __future__ import annotations
 

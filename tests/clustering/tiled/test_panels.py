@@ -1,4 +1,4 @@
-"""Packed rows and the micro-kernels beside exact arithmetic: no pair that may matter is rejected."""
+"""Compare packed rows and micro-kernels with exact arithmetic: no candidate pair is rejected."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_the_error_of_packed_products_is_bounded(shape: object) -> None:
 
 
 @pytest.mark.parametrize("use_integers", FORMS)
-def test_thresholds_that_nothing_or_everything_reaches(use_integers: bool) -> None:
+def test_thresholds_that_no_pair_or_every_pair_reaches_are_handled(use_integers: bool) -> None:
     if use_integers and not microkernels.INTEGERS:
         pytest.skip("the processor lacks the instruction of the int16 form")
     rows = unit(RNG(2).standard_normal((30, 5)))
@@ -224,7 +224,7 @@ def mixture(rng: np.random.Generator, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [mixture, near_copies_in_many_dimensions, spectrum])
 @pytest.mark.parametrize("n", [255, 256, 257, 600])
-def test_whole_rows_take_the_place_of_axes_that_reject_little(
+def test_full_rows_are_used_if_axes_reject_few_pairs(
     shape: object, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = unit(shape(RNG(3), n))  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""A clustering that is killed goes on from its work folder, and stores what it would have stored."""
+"""Test that a killed clustering continues from its work folder and stores the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries that multiply as float32 does are told from those that do not, whatever the rows."""
+"""Test that libraries with imprecise float32 products are detected, for any rows."""
 
 from __future__ import annotations
 

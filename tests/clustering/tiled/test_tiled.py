@@ -1,4 +1,4 @@
-"""The tiled engine against the dense oracle: core distances and tree weights on data made to break it."""
+"""Compare the tiled engine with the dense reference: core distances and tree weights on difficult data."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_copies_count_as_rows(min_samples: int, n_axes: int) -> None:
     assert_exact(tree, rows, min_samples, weights)
 
 
-def test_one_row_with_most_of_the_weight() -> None:
+def test_one_row_may_have_most_of_the_weight() -> None:
     rows = unit(blobs(np.random.default_rng(7), 50, 12))
     weights = np.ones(len(rows), dtype=np.int64)
     weights[17] = 500
@@ -237,7 +237,7 @@ def test_one_row_with_most_of_the_weight() -> None:
 
 
 @pytest.mark.parametrize("extra", [0, 7, 40])
-def test_min_samples_up_to_all_rows(extra: int) -> None:
+def test_min_samples_may_be_as_large_as_the_number_of_rows(extra: int) -> None:
     """With k of n or more distinct rows, only copies make up the count."""
     rows = unit(blobs(np.random.default_rng(8), 40, 12))
     weights = np.full(len(rows), 2)
@@ -257,7 +257,7 @@ def test_one_row_is_a_tree_without_edges() -> None:
 
 
 @pytest.mark.parametrize("floor", [1e-9, 1e-4, 0.3, 2.0])
-def test_distance_floor(floor: float) -> None:
+def test_distances_below_the_floor_count_as_the_floor(floor: float) -> None:
     """A pile below the floor must not flood the verify pass; a tiny floor must not blur near-copies."""
     rows = unit(near_copies(np.random.default_rng(10)))
     assert_exact(fit(rows, 10, floor=floor, tile_rows=100), rows, 10, floor=floor)
@@ -279,7 +279,7 @@ def test_rows_that_are_all_equally_far_are_looked_up_again(min_samples: int) -> 
     assert_exact(fit(rows, min_samples, weights, tile_rows=128), rows, min_samples, weights)
 
 
-def test_five_thousand_rows() -> None:
+def test_a_tree_of_five_thousand_rows_equals_the_reference() -> None:
     rows = unit(anisotropic(np.random.default_rng(12), 5000, 192))
     assert_exact(fit(rows, 12), rows, 12)
 
@@ -307,7 +307,9 @@ def test_clusterings_equal_those_of_the_reference_backend(name: str, min_samples
 
 
 @pytest.mark.parametrize(("shape", "min_samples"), [(blobs, 5), (anisotropic, 20)])
-def test_labels_of_five_thousand_rows(shape: Callable[..., np.ndarray], min_samples: int) -> None:
+def test_labels_of_five_thousand_rows_equal_the_reference(
+    shape: Callable[..., np.ndarray], min_samples: int
+) -> None:
     """Several tiles of the default size, with copies, beside the backend that sees every pair."""
     rng = np.random.default_rng(14)
     rows = shape(rng, 5_000, 192)[rng.integers(5_000, size=5_000)]
@@ -345,7 +347,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     n_axes=st.sampled_from([0, 4]),
     initial_tree=st.sampled_from([None, random_tree]),
 )
-def test_any_small_problem(
+def test_small_random_problems_equal_the_reference(
     problem: tuple[np.ndarray, np.ndarray, int],
     tile_rows: int,
     prune_rows: bool,

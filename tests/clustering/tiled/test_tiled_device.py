@@ -1,4 +1,4 @@
-"""The tiled engine on device arrays, against the same oracle as in host memory.
+"""Compare the tiled engine on device arrays with the reference used for host memory.
 
 Without a GPU the arrays are the strict stand-ins of `strict_arrays`: every line runs but the compiled CUDA
 kernel. The tests marked gpu are the same ones on a real device.
@@ -130,34 +130,34 @@ def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.
     monkeypatch.setattr(device, "_CHUNK_BYTES", 1 << 16)  # several tiles
     xp, rng = library_of(library), np.random.default_rng(13)
     rows, cores, leader = unit(rng.standard_normal((900, 5))), rng.random(900), rng.integers(0, 4, 900)
-    asking = np.sort(rng.choice(900, 200, replace=False))
-    weights = np.maximum(cores[asking][:, None], cores)
-    products = rows[asking].astype(np.float64) @ rows.astype(np.float64).T
+    query_rows = np.sort(rng.choice(900, 200, replace=False))
+    weights = np.maximum(cores[query_rows][:, None], cores)
+    products = rows[query_rows].astype(np.float64) @ rows.astype(np.float64).T
     weights = np.maximum(weights, np.sqrt(np.maximum(2 - 2 * products, 0)))
-    weights[leader[asking][:, None] == leader] = np.inf
+    weights[leader[query_rows][:, None] == leader] = np.inf
     space = build_space(xp, xp.asarray(rows), 0, rng)
     search = device.OutsideSearch(space, layout.Layout(xp.arange(900), np.array([0, 900])), cores)
     search.begin(leader)
-    best = search.find(asking, full_rows=True)
+    best = search.find(query_rows, full_rows=True)
     np.testing.assert_allclose(weights[np.arange(200), best], weights.min(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("floor", [1e-9, 1e-4, 0.3])
-def test_distance_floor(floor: float, library: str) -> None:
+def test_distances_below_the_floor_count_as_the_floor(floor: float, library: str) -> None:
     rows = unit(near_copies(np.random.default_rng(10)))
     assert_exact(on_device(library, rows, 10, floor=floor, tile_rows=100), rows, 10, floor=floor)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_three_thousand_rows_with_the_tiles_of_a_device(library: str) -> None:
+def test_three_thousand_rows_in_device_tiles_equal_the_reference(library: str) -> None:
     rows = unit(anisotropic(np.random.default_rng(12), 3000, 192))
     assert_exact(on_device(library, rows, 12), rows, 12)
 
 
 @settings(deadline=None, max_examples=40)
 @given(problem=problems())
-def test_any_small_problem(problem: tuple[np.ndarray, np.ndarray, int]) -> None:
+def test_small_random_problems_equal_the_reference(problem: tuple[np.ndarray, np.ndarray, int]) -> None:
     rows, weights, min_samples = problem
     for resident in PLACES:
         tree = on_device("stand-in", rows, min_samples, weights, tile_rows=17, n_axes=4, resident=resident)
@@ -184,7 +184,7 @@ class Dying(Checkpoint):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("states", [1, 2, 3, 4])
-def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
+def test_a_killed_fit_continues(states: int, library: str, tmp_path: Any) -> None:
     """From lists on the device, half filled, and from a half finished verify pass."""
     rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
     xp = library_of(library)
@@ -210,7 +210,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("changed_options", "states"), [*zip(OTHERS * 2, [1, 2, 3, 4, 1, 2], strict=True)])
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
-def test_a_killed_fit_goes_on_with_other_settings(
+def test_a_killed_fit_continues_with_other_settings(
     library: str, states: int, changed_options: dict[str, Any], tmp_path: Any
 ) -> None:
     """The key leaves out settings that change only the order of rows or tile pairs: both are in the state."""
@@ -230,7 +230,7 @@ def test_a_killed_fit_goes_on_with_other_settings(
 
 
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
-def test_lists_of_another_length_are_not_gone_on_from(
+def test_lists_of_another_length_are_not_used(
     library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a version that keeps more neighbours would find them."""
@@ -247,9 +247,7 @@ def test_lists_of_another_length_are_not_gone_on_from(
 
 
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
-def test_broken_lists_are_not_gone_on_from(
-    library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_lists_are_not_used(library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are read straight into the lists, piece by piece, before their values are checked."""
     monkeypatch.setattr(state_files, "_PIECE_BYTES", 1000)
     rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
@@ -271,7 +269,7 @@ def test_broken_lists_are_not_gone_on_from(
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_half_filled_lists_outlive_another_layout(
+def test_partly_filled_lists_are_used_with_another_layout(
     library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another device may find axes that differ in their last bits, and then another order of the rows."""

@@ -1,4 +1,4 @@
-"""From rows to labels, probabilities and medoids with the tiled engine, on data made to break it."""
+"""Compare labels, probabilities and medoids of the tiled engine with the reference, on difficult data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("settings", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize("vectors", ORACLE_DATA.values(), ids=ORACLE_DATA)
-def test_the_oracles_answer(
+def test_labels_equal_the_reference(
     monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, settings: dict[str, Any]
 ) -> None:
     n = len(vectors)
@@ -72,7 +72,7 @@ def test_the_oracles_answer(
         assert clustering.medoid_indices == clusterings[0].medoid_indices, engine
 
 
-def test_the_data_have_something_to_find() -> None:
+def test_the_test_data_contain_clusters() -> None:
     cluster_counts = {
         name: hdbscan(rows, **ASKED["no epsilon"]).n_clusters for name, rows in ORACLE_DATA.items()
     }

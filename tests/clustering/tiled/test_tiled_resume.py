@@ -1,4 +1,4 @@
-"""Killed runs of the tiled engine go on and end the same; files stand in for memory."""
+"""Test that killed runs of the tiled engine continue to the same result, also with arrays in files."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np
     assert_same(resumed, fit(rows))
 
 
-def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.ndarray) -> None:
+def test_a_finished_tree_stays_until_it_is_removed(tmp_path: Path, rows: np.ndarray) -> None:
     checkpoint = Checkpoint(tmp_path / "work", "rows", save_seconds=0)
     finished = fit(rows, checkpoint=checkpoint)
     assert stored(tmp_path) == ["finished-tree.state"]
@@ -119,7 +119,7 @@ def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.nd
     assert not (tmp_path / "work").exists()
 
 
-def test_neighbours_go_on_where_they_stopped(tmp_path: Path, rows: np.ndarray) -> None:
+def test_the_neighbour_pass_continues_where_it_stopped(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
     kill(tmp_path, "neighbours", 40)
     recorder, uninterrupted = Recorder(), Recorder()
@@ -170,7 +170,7 @@ def test_stored_lists_are_read_into_those_that_are_there(
     assert peaks[0] < at_most * 8 * 808 * len(rows)
 
 
-def test_changed_input_starts_afresh(tmp_path: Path, rows: np.ndarray) -> None:
+def test_changed_input_starts_from_the_beginning(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
     kill(tmp_path, "neighbours", 30)
     assert stored(tmp_path) == ["neighbours.state"]

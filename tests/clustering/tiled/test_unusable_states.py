@@ -1,4 +1,4 @@
-"""Saved states that are damaged, forged or no files of ours: the fit begins anew, and the log names them."""
+"""Test that damaged, forged and foreign states are named in the log, and that the fit starts again."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def opened(state: Path) -> Checkpoint:
     return checkpoint
 
 
-def test_no_flipped_bit_of_the_header_or_the_digest_escapes(
+def test_every_flipped_bit_of_header_and_digest_is_detected(
     state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, checkpoint = state.read_bytes(), opened(state)
@@ -137,7 +137,7 @@ def test_no_flipped_bit_of_the_header_or_the_digest_escapes(
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_flipped_bit_escapes(state: Path, place: float, bit: int) -> None:
+def test_every_flipped_bit_is_detected(state: Path, place: float, bit: int) -> None:
     content = state.read_bytes()
     flipped = bytearray(content)
     flipped[int(place * len(content))] ^= 1 << bit
@@ -217,7 +217,7 @@ def make_another_states(path: Path) -> None:
         *(make_zip_bomb, make_another_states),
     ],
 )
-def test_an_unusable_state_costs_the_work_and_not_the_result(
+def test_an_unusable_state_is_computed_again(
     state: Path,
     damage: Callable[[Path], None],
     rows: np.ndarray,
@@ -299,7 +299,7 @@ HOSTILE["finished-tree"] = HOSTILE["first-tree"]
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_forged_values_end_no_process(
+def test_forged_values_do_not_crash_the_process(
     name: str,
     saved: dict[str, Path],
     tmp_path: Path,

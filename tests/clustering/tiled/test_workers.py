@@ -1,4 +1,4 @@
-"""Tasks on threads: order, failures, and the thread that does them."""
+"""Test tasks on threads: order, failures, and which thread runs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_results_come_in_the_order_of_the_tasks(n_threads: int) -> None:
         assert list(team.map(lambda task: task * task, range(50))) == [task * task for task in range(50)]
 
 
-def test_one_worker_is_the_thread_that_asks() -> None:
+def test_one_worker_runs_in_the_calling_thread() -> None:
     """A CUDA device that a caller has chosen is chosen in that thread alone."""
     with workers(1) as team:
         assert set(team.map(lambda _: threading.get_ident(), range(5))) == {threading.get_ident()}
@@ -71,7 +71,7 @@ class Listener:
         self.amounts[self.name] = self.amounts.get(self.name, 0.0) + amount
 
 
-def test_progress_is_told_by_the_thread_that_asks_alone() -> None:
+def test_progress_is_reported_by_the_calling_thread_only() -> None:
     """A listener that adds up need not lock: two threads that add at once lose a step now and then."""
     heard = Listener()
     rows = np.random.default_rng(0).standard_normal((3000, 20))

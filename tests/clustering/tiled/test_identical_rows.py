@@ -1,4 +1,4 @@
-"""Piles of rows that no float32 product tells apart: exact, in the memory that was said, and soon."""
+"""Test groups of identical rows: exact results, bounded memory, few distances computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pile(n: int, d: int = 64) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n", [2000, 6000])
-def test_a_pile_takes_no_more_memory_than_was_said(n: int) -> None:
+def test_identical_rows_take_no_more_memory_than_estimated(n: int) -> None:
     """Listing every pair within 2η took 48 kB a row: 383 MB at 8,000 rows, under a limit of 50 MB."""
     rows, ones = pile(n), np.ones(n, dtype=np.int64)
     backend = TiledBackend(Settings(threads=2, n_axes=0))
@@ -44,7 +44,7 @@ def test_a_pile_takes_no_more_memory_than_was_said(n: int) -> None:
     assert peak < n_bytes < 50e6
 
 
-def test_few_pairs_of_a_pile_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_pairs_of_identical_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each float32 product leaves all of them in doubt; measuring them all took most of the time of a fit."""
     measured, counts = list[int](), list[tuple[int, int]]()
     distances, core_distances = host.distances, engine.measure_core_distances
@@ -67,7 +67,7 @@ def test_few_pairs_of_a_pile_are_measured(monkeypatch: pytest.MonkeyPatch) -> No
     assert n_measured < 2000 * 2000 / 8
 
 
-def test_no_more_rows_are_kept_than_are_missing() -> None:
+def test_at_most_the_missing_number_of_rows_is_kept() -> None:
     """If every tile is nearer than the one before, all rows were once among the nearest."""
     missing, weights = np.array([3, 9]), np.random.default_rng(0).integers(1, 4, 400)
     nearest = NearestRows(np.full(2, 500.0), missing)
@@ -79,7 +79,7 @@ def test_no_more_rows_are_kept_than_are_missing() -> None:
     assert nearest.bounds.tolist() == (np.searchsorted(np.cumsum(weights), missing) + 1).tolist()
 
 
-def test_what_is_offered_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_candidates_pushed_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pair of alike tiles of a device has 67 million pairs, of which sorting takes 4 GB."""
     entered = []
     keys = device_lists._keys

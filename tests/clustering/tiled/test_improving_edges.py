@@ -1,4 +1,4 @@
-"""Path maxima and light edges of tile pairs beside a loop over all pairs of positions."""
+"""Compare path maxima and improving edges of tile pairs with a loop over all pairs of positions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_path_maximum_of_two_tiles_is_the_larger_height(problem: Problem) ->
 @pytest.mark.parametrize("xp", [np, strict_arrays.namespace], ids=["host", "device"])
 @settings(deadline=None, max_examples=30)
 @given(problem=problems())
-def test_edges_are_the_forest_of_all_light_pairs(xp: object, prune_rows: bool, problem: Problem) -> None:
+def test_edges_are_the_forest_of_all_improving_pairs(xp: object, prune_rows: bool, problem: Problem) -> None:
     vectors, cores, distances, leaves, starts = problem
     space = build_space(xp, xp.asarray(vectors), 0, np.random.default_rng(0))
     tiles, pairs = by_position(xp, leaves, cores, starts), tile_pairs(starts)

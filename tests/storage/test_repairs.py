@@ -1,4 +1,4 @@
-"""Repairs lose nothing, and undamaged rows stay as they are."""
+"""Test that repairs lose nothing and that undamaged rows stay unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.field_files import write_field_file
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
 from tests.storage.doctor_oracle import OURS, expected, read_tables, shown
 from tests.storage.field_damage import LAYOUTS, change, changes, copy_of, damage, found_in
-from tests.storage.test_query_plans import plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import plan, queries, scans_rows, statements
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
@@ -33,12 +33,12 @@ MENDABLE = [
 
 @pytest.fixture(scope="module")
 def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with two clusterings, in which nothing is wrong."""
+    """Return a sound file with two clusterings."""
     return LAYOUTS["layout 1, upgraded"].write(tmp_path_factory.mktemp("whole") / "field.sqlite")
 
 
 def mend(path: Path, *kinds: str) -> dict[str, tuple[int, int, int]]:
-    """Mend what can be mended; return by kind what was planned, what stays, and what was done."""
+    """Repair everything; return by kind the numbers planned, left and done."""
     database = open_database(path)
     before = snapshot(path)
     planned = plan_repairs(database, kinds)
@@ -54,7 +54,7 @@ def rows_of(path: Path, table: str = "embedding") -> set[Any]:
     return {row[name] for row in read_tables(path)[table]}
 
 
-def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
+def test_of_exact_copies_the_oldest_stays(upgraded: MakeFile) -> None:
     file = upgraded()
     first, two, three, four, five = ids_of(file)[:5]
     early, late, none = "'2020-01-01 00:00:00'", "'2030-01-01 00:00:00'", "NULL"
@@ -85,7 +85,7 @@ def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
     assert mend(file.path)["duplicate_embedding"] == (0, 3, 0)
 
 
-def test_a_damaged_copy_does_not_keep_others_from_being_deleted(upgraded: MakeFile) -> None:
+def test_rows_that_a_clustering_refers_to_stay(upgraded: MakeFile) -> None:
     file = upgraded()
     first, second = ids_of(file)[:2]
     text, not_utf8 = "'text'", "CAST(x'ff41' AS TEXT)"
@@ -136,7 +136,7 @@ def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
 
 
 def broken(undamaged: Path, path: Path) -> Path:
-    """Write a file with three clusterings, of which one is whole, one broken, and one gone."""
+    """Write a file with three clusterings: one complete, one broken, one deleted."""
     shutil.copyfile(undamaged, path)
     rows = read_tables(path)["embedding"]
     ids = sorted(row["id"] for row in rows if row["embedding_model"] == "STSBMpnet")
@@ -156,7 +156,7 @@ def broken(undamaged: Path, path: Path) -> Path:
     return path
 
 
-def test_each_kind_is_mended_alone(undamaged: Path, tmp_path: Path) -> None:
+def test_each_kind_is_repaired_alone(undamaged: Path, tmp_path: Path) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     embeddings = rows_of(path)
     findings = found_in(path)
@@ -185,7 +185,7 @@ def test_each_kind_is_mended_alone(undamaged: Path, tmp_path: Path) -> None:
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(changes, max_size=10))
-def test_mending_loses_nothing_that_is_whole(
+def test_repairs_delete_no_sound_row(
     undamaged: Path, tmp_path: Path, drawn: list[tuple[str, int, Any]]
 ) -> None:
     path = tmp_path / "damaged.sqlite"
@@ -217,7 +217,7 @@ def test_mending_loses_nothing_that_is_whole(
     assert set(left.get("duplicate_embedding", [])) <= set(wrong.get("duplicate_embedding", []))
 
 
-def test_what_was_planned_is_looked_at_again(undamaged: Path, tmp_path: Path) -> None:
+def test_planned_repairs_are_checked_again(undamaged: Path, tmp_path: Path) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     database = open_database(path)
     planned = plan_repairs(database)
@@ -248,9 +248,9 @@ def test_what_was_planned_is_looked_at_again(undamaged: Path, tmp_path: Path) ->
     assert findings["broken_clustering"][1] == "result_key 11"
 
 
-def test_what_cannot_be_mended_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_kinds_without_a_repair_are_refused(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
-    with pytest.raises(WrongUsage, match=f"{', '.join(MENDABLE)} can be mended .*; got bad_id, nonsense"):
+    with pytest.raises(WrongUsage, match=f"{', '.join(MENDABLE)} can be repaired .*; got bad_id, nonsense"):
         plan_repairs(file.database, ["nonsense", "orphan_assignment", "bad_id"])
     with pytest.raises(WrongUsage, match=r"missing_vector, .* unfinished_work are known; got nonsense"):
         examine_database(file.database, ["nonsense"])
@@ -278,7 +278,9 @@ repair(database, planned)
         ("DELETE FROM clusteringresult WHERE", MENDABLE[1:3]),
     ],
 )
-def test_a_kill_leaves_whole_kinds(undamaged: Path, tmp_path: Path, beginning: str, left: list[str]) -> None:
+def test_a_kill_leaves_each_kind_repaired_or_untouched(
+    undamaged: Path, tmp_path: Path, beginning: str, left: list[str]
+) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     before = found_in(path)
     process = run_python(KILL_AFTER + KILLED, path, beginning)
@@ -288,7 +290,7 @@ def test_a_kill_leaves_whole_kinds(undamaged: Path, tmp_path: Path, beginning: s
     assert found_in(path) == {}
 
 
-def test_no_repair_reads_rows_of_what_is_whole(undamaged: Path, tmp_path: Path) -> None:
+def test_no_repair_reads_sound_rows(undamaged: Path, tmp_path: Path) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     with statements() as executed:
         mend(path)
@@ -296,5 +298,5 @@ def test_no_repair_reads_rows_of_what_is_whole(undamaged: Path, tmp_path: Path) 
     assert sum(sql.lstrip().startswith("DELETE") for sql in sqls) > 5
     with closing(sqlite3.connect(path)) as connection:
         steps = [step for sql in sqls for step in plan(connection, sql)]
-    assert not [step for step in steps if rows_are_gone_through(step)]
+    assert not [step for step in steps if scans_rows(step)]
     assert isinstance(plan_repairs(open_database(path))[0], Repair)

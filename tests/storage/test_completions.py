@@ -1,4 +1,4 @@
-"""A glance at a database: what is there, at once; and nothing where anything is wrong."""
+"""Test that completions list what a database contains, and nothing when anything is wrong."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def clustered(upgraded: MakeFile) -> tuple[UpgradedFile, list[str]]:
 
 
 @pytest.mark.parametrize("form", ["{}", "sqlite:///{}", "sqlite+pysqlite:///{}?timeout=1"])
-def test_clusterings_and_models(clustered: tuple[UpgradedFile, list[str]], form: str) -> None:
+def test_clusterings_and_models_are_listed(clustered: tuple[UpgradedFile, list[str]], form: str) -> None:
     file, ids = clustered
     target = form.format(file.path)
     clustering_entries = read_clustering_entries(target)
@@ -55,7 +55,7 @@ def spoil(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "a folder", "text", "empty", "not upgraded"])
-def test_what_is_no_database_of_ours_has_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_no_database_has_no_completions(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.sqlite"
     spoil(kind, path)
     before = sorted(tmp_path.iterdir())
@@ -67,7 +67,7 @@ def test_what_is_no_database_of_ours_has_nothing(tmp_path: Path, kind: str) -> N
 @pytest.mark.parametrize(
     "target", ["", "://", "nonsense://host/db", "sqlite://", ":memory:", "postgresql://me@127.0.0.1:9/x"]
 )
-def test_what_names_no_database_has_nothing(
+def test_an_invalid_database_name_has_no_completions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def test_what_names_no_database_has_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_made_beside_a_file(clustered: tuple[UpgradedFile, list[str]]) -> None:
+def test_no_file_is_created_beside_the_database(clustered: tuple[UpgradedFile, list[str]]) -> None:
     file, ids = clustered
     before = sorted(file.path.parent.iterdir())
     assert [file.name for file in before] == [file.path.name]
@@ -85,7 +85,7 @@ def test_nothing_is_made_beside_a_file(clustered: tuple[UpgradedFile, list[str]]
     assert sorted(file.path.parent.iterdir()) == before
 
 
-def test_what_others_have_written_so_far_is_seen(clustered: tuple[UpgradedFile, list[str]]) -> None:
+def test_rows_committed_by_other_processes_are_read(clustered: tuple[UpgradedFile, list[str]]) -> None:
     file, ids = clustered
     with opened(file.path) as writing:
         writing.execute("DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
