@@ -257,7 +257,9 @@ class _FittedState:
     @cached_property
     def predictor(self) -> Predictor:
         scale = 1.0 if self.frame is None else self.frame.scale
-        return build_predictor(self.prepared, self.clustering, scale)
+        predictor = build_predictor(self.prepared, self.clustering, scale)
+        self.prepared = predictor.rows  # moved in place; one array, so that it is pickled once
+        return predictor
 
     @cached_property
     def outlier_scores(self) -> FloatArray:

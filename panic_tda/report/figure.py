@@ -138,6 +138,7 @@ def read_scene(
         vectors, assigned, medoids = stored.read_vectors(rows), stored.assignments, stored.medoids
         texts = stored.read_medoid_texts(list(medoids)[: style.n_labels])
         words = read_words(stored) if style.with_words and texts else {}
+        n_predicted = stored.n_predicted
     progress.phase("compute the map")
     layout = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
     at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))
@@ -156,7 +157,8 @@ def read_scene(
         assigned.labels[layout.rows],
         places,
         title,
-        _compose_caption(source, layout, n_labels, "words" if style.with_words else "medoids"),
+        _compose_caption(source, layout, n_labels, "words" if style.with_words else "medoids")
+        + (f" Without {n_predicted:,} embeddings assigned since." if n_predicted else ""),
     )
 
 

@@ -60,6 +60,8 @@ class ReportInputs:
         Spanning tree of the rows, or the reason why it is missing.
     graph : SpanningTree or None
         The tree with the neighbour lists, if they are stored.
+    n_predicted : int
+        Number of predicted embeddings, which are not on the page.
     """
 
     stored: StoredClustering
@@ -73,6 +75,7 @@ class ReportInputs:
     origins: ClusterOrigins
     tree: SpanningTree | NoTree
     graph: SpanningTree | None
+    n_predicted: int
 
 
 def gather(
@@ -125,6 +128,8 @@ def gather(
     notes = [doubt.sentence for doubt in doubts[1:]]
     if page["thumbnails"]["missing"]:
         notes.append(f"There are no images: {page['thumbnails']['missing']}")
+    if inputs.n_predicted:
+        notes.append(head.describe_predicted(inputs.n_predicted))
     page["tree"] = page["density"] = page["sweep"] = None
     if isinstance(inputs.tree, NoTree):
         notes.append(f"There is no tree, no density and no sweep: {inputs.tree}")
@@ -161,7 +166,7 @@ def read_inputs(
         except NoTree as error:
             tree = error
         graph = stored.find_graph()
-        clusters, runs = stored.clusters, stored.runs
+        clusters, runs, n_predicted = stored.clusters, stored.runs, stored.n_predicted
         members = count_members(trajectories, runs, n_clusters=len(clusters))
     progress.phase("compute statistics")
     return ReportInputs(
@@ -176,6 +181,7 @@ def read_inputs(
         origins=ClusterOrigins(members, words.counts.name_clusters()),
         tree=tree,
         graph=graph,
+        n_predicted=n_predicted,
     )
 
 

@@ -129,3 +129,12 @@ def _inflect(number: int, verb: str) -> str:
 def _format_count(number: float, thing: str) -> str:
     things = pluralize(number, thing)
     return f"{number:,g} {things}" if number < 1e6 else f"{number:,.0f} {things}"
+
+
+def describe_predicted(n_predicted: int) -> str:
+    """Return the note that embeddings were assigned since, which are not on the page."""
+    were = pluralize(n_predicted, "embedding was", "embeddings were")
+    return (
+        f"{n_predicted:,} further {were} assigned to these clusters since (predicted); they are in "
+        "exports and show-trajectories, and not on this page."
+    )

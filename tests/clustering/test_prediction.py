@@ -96,7 +96,7 @@ def test_a_prediction_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyP
     rows, new = split(2, 5)
     model = HDBSCAN(10, metric="euclidean").fit(rows)
     together = model.predict(new)
-    monkeypatch.setattr(prediction, "_BATCH_PAIRS", 7 * len(rows))
+    monkeypatch.setattr(prediction, "QUERY_ROWS", 7)
     monkeypatch.setattr(prediction, "_TILE_ROWS", 64)
     assert model.predict(new).tolist() == together.tolist()
 

@@ -88,7 +88,11 @@ def next_steps_text(outcomes: Sequence[ModelOutcome], command: Callable[..., str
 
 
 def details_json(
-    summary: ClusteringSummary, clusters: Sequence[ClusterDetails], origins: ClusterOrigins | None = None
+    summary: ClusteringSummary,
+    clusters: Sequence[ClusterDetails],
+    origins: ClusterOrigins | None = None,
+    *,
+    n_predicted: int = 0,
 ) -> dict[str, Any]:
     """Return one element of the list that `show-clustering --json` prints."""
     fields = plain(asdict(summary))
@@ -98,7 +102,8 @@ def details_json(
         | (dict.fromkeys(ORIGINS) if origins is None else origins.to_dict(cluster.label))
         for cluster in clusters
     ]
-    about = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
+    about: dict[str, Any] = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
+    about["n_predicted"] = n_predicted
     return fields | about | {"clusters": cluster_objects}
 
 
@@ -109,6 +114,7 @@ def details_text(
     *,
     limit: int = 0,
     origins: ClusterOrigins | None = None,
+    n_predicted: int = 0,
 ) -> str:
     """Return one clustering: its parameters, then its clusters, the largest first.
 
@@ -120,7 +126,9 @@ def details_text(
         f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s"
     )
     doubts = [f"  doubtful: {doubt.sentence}" for doubt in find_doubts(record)]
-    lines = [*(paragraph(line, width) for line in (heading, *_format_parameters(record), *doubts)), ""]
+    further = [f"  {_describe_predicted(n_predicted)}"] if n_predicted else []
+    about = (heading, *_format_parameters(record), *doubts, *further)
+    lines = [*(paragraph(line, width) for line in about), ""]
     if len(clusters) > record.n_clusters or sum(cluster.size for cluster in clusters) > record.n_embeddings:
         lines += ["The stored counts and the rows differ; panic-tda doctor says more.", ""]
     for cluster in clusters:
@@ -160,6 +168,13 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
             for clustering in saved
         )
         or "There are no pending clusterings."
+    )
+
+
+def _describe_predicted(number: int) -> str:
+    have = pluralize(number, "embedding was assigned", "embeddings were assigned")
+    return (
+        f"{number} further {have} since (assign-embeddings); sizes, outliers and persistence are without them"
     )
 
 

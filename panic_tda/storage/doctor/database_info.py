@@ -17,12 +17,13 @@ from panic_tda.progress import Progress
 from panic_tda.storage.cells import read_stored_values, row_locator
 from panic_tda.storage.database import PIPELINE_TABLES, Database, schema_version
 from panic_tda.storage.doctor.findings import Findings
+from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION
 
 IMAGE = "output_image_data"
 BATCH_ROWS = 2048
 _TABLES = (
     *(*PIPELINE_TABLES, "persistencediagram"),
-    *("clusteringresult", "cluster", "embeddingcluster", "clusteringtree"),
+    *("clusteringresult", "cluster", "embeddingcluster", "clusteringtree", EMBEDDING_PREDICTION.name),
 )
 _ROWS = re.compile(r"(SCAN|SEARCH) (TABLE )?invocation(_\d+)?\b(?!.* COVERING INDEX )")
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +55,7 @@ _NO_DIRECTION = "vectors of model {model} are zero, NaN or infinite"
 _OTHER_LENGTH = "vectors of model {model} are missing or not of the common length"
 
 _embedding = Embedding.__table__
+_ASSIGNED = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
 _log = logging.getLogger(__name__)
 
 
@@ -185,15 +187,12 @@ def load_assigned(
     """
     progress, record = progress or Silent(), clustering.record
     invalid_ids: list[Any] = []
-    has_key = EmbeddingCluster.result_key == select_key(clustering.id)
-    joined = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
     n_rows = count_assignments(connection, clustering.id)
-    first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(has_key).limit(1)
-    width = int(connection.execute(first).scalar() or 0)
+    width = read_assigned_width(connection, clustering.id)
     progress.phase("load", total=n_rows)
     locator = row_locator(connection, _embedding)
     # The rows are found in the indexes, and read in the order of the file.
-    wanted = sa.select(locator).select_from(joined).where(has_key)
+    wanted = sa.select(locator).select_from(_ASSIGNED).where(_has_key(clustering.id))
     query = sa.select(_embedding.c.id, _embedding.c.vector).where(locator.in_(wanted.correlate(None)))
     destination = HostRows(n_rows, width // FLOAT_BYTES, memory_limit=memory_limit)
     with contextlib.closing(destination):
@@ -211,6 +210,16 @@ def load_assigned(
             "have other vectors now; cluster again (panic-tda cluster-embeddings)"
         )
     return matrix
+
+
+def read_assigned_width(connection: Connection, clustering_id: UUID) -> int:
+    """Return the number of bytes of a vector of a stored clustering; 0 if all embeddings were deleted."""
+    length = sa.select(sa.func.length(_embedding.c.vector)).select_from(_ASSIGNED)
+    return int(connection.execute(length.where(_has_key(clustering_id)).limit(1)).scalar() or 0)
+
+
+def _has_key(clustering_id: UUID) -> sa.ColumnElement[bool]:
+    return EmbeddingCluster.result_key == select_key(clustering_id)
 
 
 def input_sha256(matrix: EmbeddingMatrix) -> str:
