@@ -15,7 +15,7 @@ from panic_tda.arrays.matrices import as_matrix
 from panic_tda.clustering import geometry
 from panic_tda.clustering.condensed import build_single_linkage, condense_tree
 from panic_tda.clustering.prediction import Predictor, build_predictor
-from panic_tda.clustering.recipe import choose_epsilon, fit_vectors
+from panic_tda.clustering.recipe import fit_vectors
 from panic_tda.doubts import ESTIMATOR_NAMES
 from panic_tda.errors import InvalidParameter, NoTree
 from panic_tda.parameters import ClusteringParameters, validate_memory_limit
@@ -211,7 +211,7 @@ class HDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             if self.memory_limit is not None:
                 validate_memory_limit(self.memory_limit)
             return ClusteringParameters(
-                epsilon=choose_epsilon(self.metric) if epsilon is None else epsilon,
+                epsilon=parameters.choose_epsilon(self.metric) if epsilon is None else epsilon,
                 min_cluster_size=self.min_cluster_size,
                 min_samples=self.min_samples,
                 allow_single_cluster=self.allow_single_cluster,

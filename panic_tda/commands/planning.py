@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from panic_tda import parameters
 from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
@@ -37,6 +38,13 @@ _clustering = functools.partial(option, section="Settings of cluster-embeddings"
 )
 @_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)
 @_clustering(
+    "--metric",
+    type=click.Choice(parameters.METRICS),
+    default=parameters.COSINE,
+    show_default=True,
+    help=options.METRIC,
+)
+@_clustering(
     "--backend",
     type=click.Choice(options.BACKENDS),
     default="auto",
@@ -53,6 +61,7 @@ def plan_clustering(
     downsamples: tuple[int, ...],
     within: str | None,
     devices: str | None,
+    metric: str,
     as_json: bool,
     **clustering_options: Any,
 ) -> None:
@@ -65,7 +74,9 @@ def plan_clustering(
     from panic_tda.cli.rendering import plan as rendering
     from panic_tda.insight import planning
 
-    clustering_parameters = parsing.from_options(**clustering_options)
+    clustering_parameters = parsing.from_options(
+        epsilon=parameters.choose_epsilon(metric), metric=metric, **clustering_options
+    )
     with display.make_progress(ended=logging.DEBUG) as progress:
         plan = planning.plan_clustering(
             database,

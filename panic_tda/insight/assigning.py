@@ -19,8 +19,8 @@ import numpy as np
 from panic_tda.arrays.rows import has_direction, slices
 from panic_tda.clustering import geometry
 from panic_tda.clustering.prediction import QUERY_ROWS, Predictor, build_predictor
-from panic_tda.errors import BadVectors, PanicTdaError, UnknownClustering
-from panic_tda.parameters import COSINE, validate_downsample, validate_memory_limit
+from panic_tda.errors import BadVectors, InvalidParameter, PanicTdaError, UnknownClustering
+from panic_tda.parameters import COSINE, METRICS, validate_downsample, validate_memory_limit
 from panic_tda.progress import Prefixed, Progress, Silent, report_failure
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import FLOAT_BYTES, NAMED_IDS, show_id
@@ -224,7 +224,7 @@ class _Assigner:
 
     def assign(self, vectors: Any) -> tuple[Any, Any]:
         """Return labels and probabilities of stored vectors."""
-        rows = vectors.astype(geometry.row_type(self.metric))
+        rows = geometry.convert_rows(vectors, self.metric)
         geometry.prepare_more_rows(rows, self.frame)
         return self.predictor.predict(rows)
 
@@ -232,9 +232,12 @@ class _Assigner:
 def _build_assigner(stored: StoredClustering, memory_limit: int | None) -> _Assigner:
     record, tree = stored.summary.record, stored.tree
     metric = record.metric or COSINE
-    rows = stored.load_matrix(memory_limit=memory_limit).vectors
-    if metric != COSINE:
-        rows = rows.astype(geometry.row_type(metric))
+    if metric not in METRICS:
+        raise InvalidParameter(
+            f"this panic_tda assigns by the metrics {', '.join(METRICS)}; clustering {stored.summary.id} has "
+            f"the metric {metric}"
+        )
+    rows = geometry.convert_rows(stored.load_matrix(memory_limit=memory_limit).vectors, metric)
     frame = geometry.prepare_rows(rows, metric)
     clustering = Clustering(
         labels=stored.assignments.labels,

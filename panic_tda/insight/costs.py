@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from panic_tda.clustering import backends, phases
+from panic_tda.clustering.geometry import convert_rows
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.machine import available_cores
@@ -147,7 +148,7 @@ def measure(
     Costs
         With fewer than two rows only the start.
     """
-    compile_kernels(placement.backend, progress)
+    compile_kernels(placement.backend, progress, parameters.metric)
     divisions = (1,) if are_all else DIVISIONS
     parts = [part for count in divisions for part in np.array_split(vectors, count) if len(part) > 1]
     progress.phase(f"measure fits of up to {len(vectors):,} rows", float(sum(map(len, parts))))
@@ -206,7 +207,8 @@ def _time_fit(
     samples = min(parameters.min_samples or 1, len(part))
     # Cluster sizes that suit all rows would leave no cluster in a part, and so no work.
     parameters = replace(parameters, min_samples=samples, min_cluster_size=None, max_cluster_size=None)
-    cluster_rows(part.copy(), parameters, watch, placement=placement)
+    rows = convert_rows(part.copy(), parameters.metric)
+    cluster_rows(rows, parameters, watch, placement=placement)
     return watch.stop()
 
 

@@ -13,6 +13,7 @@ from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.origins import read_words
+from panic_tda.parameters import require_cosine
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.drawing import (
@@ -131,6 +132,7 @@ def read_scene(
     progress: Progress,
 ) -> Scene:
     """Lay out a clustering and read the labels; raises the errors of `plot_clustering`."""
+    require_cosine(source.record, "the figure")
     with open_clustering(database, source, progress) as stored:
         rows = choose_rows(stored, n_rows=n_rows, seed=seed)
         if not len(rows):

@@ -16,6 +16,7 @@ from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.milestones import Trajectories, find_states, find_visits
 from panic_tda.insight.origins import ClusterOrigins, StepWords, count_members
 from panic_tda.insight.trajectories import Recurrences, TrajectoryStudy, sum_up
+from panic_tda.parameters import require_cosine
 from panic_tda.progress import Progress, Silent
 from panic_tda.report import head, motion, places
 from panic_tda.report.thumbnails import NoPillow, read_thumbnails
@@ -106,6 +107,7 @@ def gather(
     dict
         Plain values and arrays for `container.pack`. Missing parts are None, and `notes` say why.
     """
+    require_cosine(source.record, "the report")
     progress = progress or Silent()
     inputs = read_inputs(database, source, map_rows=map_rows, seed=seed, progress=progress)
     progress.phase("compute the map")

@@ -8,7 +8,7 @@ from typing import Any
 
 from panic_tda.doubts import Doubt
 from panic_tda.insight.run_groups import GroupSummary
-from panic_tda.parameters import chord_to_cosine
+from panic_tda.parameters import COSINE, chord_to_cosine
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import pluralize
@@ -54,6 +54,8 @@ def clustering_command(source: ClusteringSummary, database: Database) -> str:
     ]
     if record.max_cluster_size:
         options += ["--max-cluster-size", record.max_cluster_size]
+    if record.metric not in (None, COSINE):
+        options += ["--metric", record.metric]
     if record.recut_of:
         return database.command("recut-clustering", *options, record.recut_of)
     options += ["--downsample", record.downsample or 1, "--backend", record.backend]

@@ -11,7 +11,7 @@ from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.insight.origins import ORIGINS, ClusterOrigins
-from panic_tda.parameters import ClusteringRecord, chord_to_cosine
+from panic_tda.parameters import COSINE, ClusteringRecord, chord_to_cosine
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import CLUSTERED, ModelOutcome
 from panic_tda.wording import on_one_line, pluralize
@@ -190,8 +190,10 @@ def _format_parameters(record: ClusteringRecord) -> list[str]:
     counts = ", ".join(f"{name.removeprefix('n_')} {getattr(record, name)}" for name in _COUNTED)
     limit = record.max_cluster_size
     largest = f", max_cluster_size {limit}" if limit else ""
+    is_cosine = record.metric in (None, COSINE)
+    unit = f"chord (cosine distance {chord_to_cosine(epsilon):g})" if is_cosine else f"({record.metric})"
     return [
-        f"  epsilon {epsilon:g} chord (cosine distance {chord_to_cosine(epsilon):g}), min_cluster_size "
+        f"  epsilon {epsilon:g} {unit}, min_cluster_size "
         f"{record.min_cluster_size}{largest}, min_samples {record.min_samples}, "
         f"{record.cluster_selection_method}, "
         f"single cluster {'allowed' if record.allow_single_cluster else 'not allowed'}",

@@ -11,7 +11,7 @@ from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
 from panic_tda.cli.rendering.common import percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.doubts import find_doubts
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.parameters import COSINE, ClusteringRecord
 from panic_tda.storage.read.results import ClusteringSummary, UnreadableClustering
 from panic_tda.wording import on_one_line, pluralize
 
@@ -78,6 +78,7 @@ _SETTINGS = (
         lambda record: yes_no(record.allow_single_cluster),
         "no",
     ),
+    _Setting(Column("metric", rank=5), "metric", lambda record: record.metric or COSINE, COSINE),
     _Setting(Column("exact", rank=11), "exact", lambda record: yes_no(record.exact)),
     _Setting(Column("backend", rank=12), "backend", lambda record: record.backend),
 )
@@ -86,6 +87,7 @@ _SETTINGS = (
 _JSON_KEYS = (
     *("id", "embedding_model", "algorithm", "epsilon", "min_cluster_size", "min_samples", "selection_method"),
     *("max_cluster_size", "allow_single_cluster", "downsample", "recut_of", "backend", "exact", "n_clusters"),
+    "metric",
     *("root_selected", "doubts", "n_assignments", "outlier_percent", "created_at", "duration_seconds"),
     *("n_predicted", "unreadable"),
 )
@@ -200,7 +202,7 @@ def _convert_summary(summary: ClusteringSummary, n_predicted: int) -> dict[str, 
         *(str(summary.id), summary.embedding_model, summary.algorithm, record.cluster_selection_epsilon),
         *(record.min_cluster_size, record.min_samples, record.cluster_selection_method),
         *(record.max_cluster_size, record.allow_single_cluster, record.downsample, record.recut_of),
-        *(record.backend, record.exact, record.n_clusters, record.root_selected),
+        *(record.backend, record.exact, record.n_clusters, record.metric or COSINE, record.root_selected),
         [asdict(doubt) for doubt in find_doubts(record)],
         *(record.n_embeddings, _compute_outlier_percent(record), summary.created_at, summary.seconds),
         *(n_predicted, None),

@@ -69,6 +69,7 @@ def load_embeddings(
     memory_limit: int | None = None,
     work_dir: Path | None = None,
     to_device: bool = False,
+    zeros_allowed: bool = False,
 ) -> EmbeddingMatrix:
     """Read the sampled vectors of one model into one matrix.
 
@@ -92,6 +93,8 @@ def load_embeddings(
     to_device : bool
         Load into the memory of the CUDA device, which must exist. Host memory then holds a few batches and
         the ids, about 100 bytes per row.
+    zeros_allowed : bool
+        Whether rows of zeros are valid; in host memory only.
 
     Returns
     -------
@@ -120,6 +123,7 @@ def load_embeddings(
             to_device=to_device,
             memory_limit=memory_limit,
             work_dir=work_dir,
+            zeros_allowed=zeros_allowed,
         )
         # After an error too: no copy to the device may still be writing to memory that is freed.
         with contextlib.closing(destination):
@@ -244,13 +248,11 @@ def _update_census(
     return census, census.n_usable
 
 
-def _allocate_destination(
-    n_rows: int, n_features: int, *, to_device: bool, memory_limit: int | None, work_dir: Path | None
-) -> Destination:
+def _allocate_destination(n_rows: int, n_features: int, *, to_device: bool, **options: Any) -> Destination:
     """Allocate the matrix in device memory or in host memory."""
     if to_device:
         return DeviceRows(n_rows, n_features)
-    return HostRows(n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
+    return HostRows(n_rows, n_features, **options)
 
 
 def _select_vectors(

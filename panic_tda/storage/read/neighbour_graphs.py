@@ -57,7 +57,8 @@ def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | No
         part_rows = count_part_rows(_parse_min_samples(tables[0]))
         if any(len(table) != part_rows for table in tables[:-1]):
             raise ValueError("a part is incomplete")
-        return as_graph(pa.concat_tables(tables).combine_chunks())
+        table = pa.concat_tables(tables).combine_chunks()
+        return as_graph(table, has_chords=trees.has_chords(connection, clustering_id))
     except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
         raise build_error(clustering_id, str(error)) from error
 
@@ -107,7 +108,7 @@ def explain_missing(record: ClusteringRecord) -> str:
     )
 
 
-def as_graph(table: pa.Table) -> SpanningTree:
+def as_graph(table: pa.Table, *, has_chords: bool = True) -> SpanningTree:
     """Convert a table, as `write.neighbour_graphs.as_table` builds it, to a tree with neighbour lists.
 
     Raises
@@ -117,7 +118,7 @@ def as_graph(table: pa.Table) -> SpanningTree:
     """
     if table.schema.metadata[FORMAT] != VERSION:
         raise ValueError(f"its format is {table.schema.metadata[FORMAT]!r}, not {VERSION!r}")
-    tree, min_samples = trees.as_tree(table), _parse_min_samples(table)
+    tree, min_samples = trees.as_tree(table, has_chords=has_chords), _parse_min_samples(table)
     assert tree is not None
     assert tree.core_distances is not None
     original, lists = table.column("original"), table.column("neighbours").combine_chunks()
