@@ -124,7 +124,8 @@ def build_predictor(rows: Array, clustering: Clustering, scale: float = 1.0) -> 
     Parameters
     ----------
     rows : (n, d) float32 or float64
-        The prepared rows of the fit, copies included; writable, distinct rows are moved to the front.
+        The prepared rows of the fit, copies included. If they are writable, distinct rows are moved to the
+        front; otherwise they are copied.
     clustering : Clustering
         Its result.
     scale : float
@@ -149,7 +150,7 @@ def build_predictor(rows: Array, clustering: Clustering, scale: float = 1.0) -> 
     distinct = find_distinct(rows)
     first = distinct.first
     return Predictor(
-        rows=keep_distinct(rows, distinct),
+        rows=keep_distinct(rows, distinct) if rows.flags.writeable else rows[first],
         counts=distinct.counts,
         scale=scale,
         cores=np.maximum(tree.core_distances[first], record.distance_floor) * scale,

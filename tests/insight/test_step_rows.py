@@ -26,7 +26,7 @@ from tests.insight.planted import PlantedRun, plant, run_id
 from tests.insight.reference_trajectories import states_of, visits_of
 from tests.snapshots import opened
 
-COLUMNS = ["run_id", "step", "sequence_number", "label", "state", "flag", "visit"]
+COLUMNS = ["run_id", "step", "sequence_number", "label", "state", "flag", "visit", "predicted"]
 ASSIGNED = """
     SELECT run_id, type, sequence_number, label, probability, vector
     FROM embeddingcluster
@@ -71,6 +71,7 @@ def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
                     "state": states[row],
                     "flag": flags[row],
                     "visit": sum(first <= step for first in begins) - 1,
+                    "predicted": False,
                     "drift": math.dist(units[row], units[0]),
                     "stride": math.dist(units[row], units[row - 1]) if row else None,
                 }
