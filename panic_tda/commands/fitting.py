@@ -28,7 +28,10 @@ _what, _clustering, _machine, _cut = (
     for section in ("What to cluster", "Clustering", "Machine", "Settings to change")
 )
 
-_EPSILON = "Merge clusters closer than this chord distance (cosine distance = epsilon²/2)."
+_EPSILON = (
+    "Merge clusters closer than this chord distance (cosine distance = epsilon²/2); with euclidean, than this "
+    "distance in the units of the vectors."
+)
 _DEFAULT_SIZE = "[default: 0.1%, at least 10; a tenth below 100 rows]"
 _SINGLE = "Whether the root cluster, which holds all rows, may be selected."
 _METHOD = "Select clusters by excess of mass, or the leaves of the hierarchy."
@@ -59,8 +62,7 @@ _UNCHANGED = "[default: as in the clustering]"
 @_clustering(
     "--epsilon",
     type=float,
-    help=f"{_EPSILON} With euclidean it is a distance in the units of the vectors.  "
-    f"[default: {parameters.EPSILON}; 0 with euclidean]",
+    help=f"{_EPSILON}  [default: {parameters.EPSILON}; 0 with euclidean]",
 )
 @_clustering("--min-cluster-size", metavar="N|P%", help=f"{options.MIN_CLUSTER_SIZE}  {_DEFAULT_SIZE}")
 @_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)

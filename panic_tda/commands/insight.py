@@ -13,7 +13,7 @@ from panic_tda.cli.rendering import common
 
 _UNCHANGED = "[default: as in the clustering]"
 _EPSILONS = (
-    "Chord distances below which clusters are merged.  "
+    "Distances below which clusters are merged; chord distances with the metric cosine.  "
     "[default: as in the clustering; without any values, 0:1.2:0.1]"
 )
 

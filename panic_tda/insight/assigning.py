@@ -19,7 +19,7 @@ import numpy as np
 from panic_tda.arrays.rows import has_direction, slices
 from panic_tda.clustering import geometry
 from panic_tda.clustering.prediction import QUERY_ROWS, Predictor, build_predictor
-from panic_tda.errors import BadVectors, InvalidParameter, PanicTdaError, UnknownClustering
+from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter, PanicTdaError, UnknownClustering
 from panic_tda.parameters import COSINE, METRICS, validate_downsample, validate_memory_limit
 from panic_tda.progress import Prefixed, Progress, Silent, report_failure
 from panic_tda.storage.database import Database, open_current
@@ -175,6 +175,8 @@ def assign_embeddings(
     progress = Prefixed(progress or Silent(), f"{source.embedding_model}: ")
     with open_clustering(database, source, progress) as stored:
         width = read_assigned_width(stored.connection, source.id)
+        if not width:
+            raise DatabaseError(f"all embeddings of clustering {source.id} were deleted; cluster again")
         before = stored.predictions
         assigned = [stored.assignments_with_locators(), before]
         unassigned = find_unassigned(stored.connection, source, assigned, width=width, downsample=downsample)

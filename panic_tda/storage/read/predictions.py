@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from panic_tda.types import BytesArray, Float32Array, IntArray
 
 _ROWS = 2_000
-_MISSING_LENGTH = -1
 _embedding = Embedding.__table__
 _prediction = EMBEDDING_PREDICTION
 
@@ -143,24 +142,33 @@ def find_unassigned(
     -----
     Only indexes are read on SQLite. PostgreSQL stores vectors outside the rows.
     """
-    chosen = sample(downsample)
-    length = sa.func.coalesce(sa.func.length(_embedding.c.vector), _MISSING_LENGTH)
-    query = (
-        sa.select(cells.row_locator(connection, _embedding), length)
-        .select_from(chosen.source)
-        .where(_embedding.c.embedding_model == clustering.embedding_model, chosen.chosen)
-    )
-    is_sqlite = connection.dialect.name == "sqlite"
-    convert = (cells.convert_integers if is_sqlite else _convert_ids, cells.convert_integers)
-    parts = [[function(()) for function in convert]]
-    for batch in stream_columns(connection, query, batch_rows=_ROWS, convert=convert):
-        parts.append(list(batch))
-    locators, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
+    length = sa.func.length(_embedding.c.vector)
     known: Any = np.concatenate([rows.locators for rows in assigned])
-    is_new = ~np.isin(locators, known)
-    is_valid = is_new & (lengths == width)
-    invalid = np.sort(locators[is_new & ~is_valid])
-    return UnassignedRows(np.sort(locators[is_valid]), len(invalid), invalid[0] if len(invalid) else None)
+
+    def find_new(condition: sa.ColumnElement[bool]) -> Any:
+        locators = _read_locators(connection, clustering.embedding_model, downsample, condition)
+        return np.sort(locators[~np.isin(locators, known)])
+
+    # One range of the index for each condition: SQLite before 3.41 reads the vectors to return their lengths.
+    invalid = np.concatenate([find_new(part) for part in (length.is_(None), length < width, length > width)])
+    return UnassignedRows(find_new(length == width), len(invalid), invalid[0] if len(invalid) else None)
+
+
+def _read_locators(
+    connection: Connection, model: str, downsample: int, condition: sa.ColumnElement[bool]
+) -> Any:
+    """Return the locators of the sampled embeddings of a model for which a condition holds."""
+    chosen = sample(downsample)
+    query = (
+        sa.select(cells.row_locator(connection, _embedding))
+        .select_from(chosen.source)
+        .where(_embedding.c.embedding_model == model, chosen.chosen, condition)
+    )
+    convert = cells.convert_integers if connection.dialect.name == "sqlite" else _convert_ids
+    parts: list[Any] = [convert(())]
+    for (batch,) in stream_columns(connection, query, batch_rows=_ROWS, convert=(convert,)):
+        parts.append(batch)
+    return np.concatenate(parts)
 
 
 def read_new_rows(
