@@ -29,8 +29,8 @@ _what, _clustering, _machine, _cut = (
 )
 
 _EPSILON = (
-    "Merge clusters closer than this chord distance (cosine distance = epsilon²/2); with euclidean, than this "
-    "distance in the units of the vectors."
+    "Merge clusters closer than this chord distance (cosine distance = epsilon²/2); with euclidean, than "
+    "this distance in the units of the vectors."
 )
 _DEFAULT_SIZE = "[default: 0.1%, at least 10; a tenth below 100 rows]"
 _SINGLE = "Whether the root cluster, which holds all rows, may be selected."

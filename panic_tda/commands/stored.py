@@ -129,6 +129,7 @@ def delete_clusterings(
     from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
+    from panic_tda.storage.read.predictions import count_all_predictions
     from panic_tda.storage.write import saving
 
     if sum((bool(references), model is not None, everything)) != 1:
@@ -140,7 +141,11 @@ def delete_clusterings(
         else:
             readable, unreadable = results.list_all_clusterings(session, model=model)
         names = shorten_ids(results.read_clustering_ids(session))
-    terminal.print_data(rendering.deletion_text(readable, common.table_width(), unreadable, names=names))
+        predicted = count_all_predictions(session.connection())
+    width = common.table_width()
+    terminal.print_data(
+        rendering.deletion_text(readable, width, unreadable, names=names, predicted=predicted)
+    )
     if not readable and not unreadable:
         return
     if not yes:

@@ -258,7 +258,7 @@ def _report_lengths(
 ) -> None:
     n, first = unassigned.n_invalid, read_shown_id(stored.connection, unassigned.first_invalid)
     _report_invalid(
-        f"{n} new {pluralize(n, 'vector')} of model {stored.summary.embedding_model} "
+        f"{n} unassigned {pluralize(n, 'vector')} of model {stored.summary.embedding_model} "
         f"{pluralize(n, 'is', 'are')} missing or not of the {width // FLOAT_BYTES} values that the "
         f"clustering has; first embedding id: {first}",
         skip_invalid=skip_invalid,
@@ -274,7 +274,7 @@ def _choose_valid(
     if invalid:
         n = len(invalid)
         _report_invalid(
-            f"{n} new {pluralize(n, 'embedding')} of model {source.embedding_model} "
+            f"{n} unassigned {pluralize(n, 'embedding')} of model {source.embedding_model} "
             f"{pluralize(n, 'has', 'have')} an invalid id, or a vector that is zero, NaN or infinite; "
             f"first embedding ids: {', '.join(sorted(invalid)[:NAMED_IDS])}",
             skip_invalid=skip_invalid,

@@ -288,7 +288,9 @@ def test_predictions_are_deleted_with_their_clustering_and_their_embedding(assig
         connection.execute("DELETE FROM embedding WHERE id IN (SELECT min(embedding_id) FROM "
                            "embeddingprediction)")  # fmt: skip
     assert len(rows_of(assigned, PREDICTIONS)) == 1199
-    assert run(assigned, "delete-clusterings", "--all", "--yes").exit_code == 0
+    result = run(assigned, "delete-clusterings", "--all", "--yes")
+    assert result.exit_code == 0
+    assert "1200 assignments and 1199 predicted ones" in result.output
     assert rows_of(assigned, PREDICTIONS) == []
 
 
@@ -321,7 +323,7 @@ def test_invalid_vectors_are_named_and_can_be_left_out(grown: Database) -> None:
         )
     result = run(grown, "assign-embeddings")
     assert result.exit_code == 1
-    assert "2 new vectors of model MiniLM are missing or not of the 384 values" in result.output
+    assert "2 unassigned vectors of model MiniLM are missing or not of the 384 values" in result.output
     outcome = read_json(grown, "assign-embeddings", "--skip-invalid")["results"][0]
     assert (outcome["n_new"], outcome["n_invalid"], outcome["status"]) == (1197, 3, "assigned")
 

@@ -174,17 +174,21 @@ def deletion_text(
     unreadable: Sequence[UnreadableClustering] = (),
     *,
     names: Mapping[str, str] | None = None,
+    predicted: Mapping[UUID, int] | None = None,
 ) -> str:
-    """Return what a deletion removes; `names` as for `listing_text`."""
+    """Return what a deletion removes; `names` and `predicted` as for `listing_text`."""
     if not summaries and not unreadable:
         return "Nothing to delete."
     n_clusters = sum(summary.record.n_clusters for summary in summaries)
     n_assignments = sum(summary.record.n_embeddings for summary in summaries)
+    n_predicted = sum((predicted or {}).get(summary.id, 0) for summary in summaries)
+    also = f" and {n_predicted} predicted {pluralize(n_predicted, 'one')}" if n_predicted else ""
     n_gone = len(summaries) + len(unreadable)
     return (
         f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width, unreadable, names=names)}\n"
         f"{n_gone} {pluralize(n_gone, 'clustering goes', 'clusterings go')}, with {n_clusters} "
-        f"{pluralize(n_clusters, 'cluster')} and {n_assignments} {pluralize(n_assignments, 'assignment')}."
+        f"{pluralize(n_clusters, 'cluster')} and {n_assignments} "
+        f"{pluralize(n_assignments, 'assignment')}{also}."
     )
 
 
