@@ -39,23 +39,24 @@ if TYPE_CHECKING:
     from panic_tda.types import OUTLIER as OUTLIER
     from panic_tda.types import Clustering as Clustering
 
-
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "Clustering": "types",
-        "ClusteringParameters": "parameters",
-        "Database": "storage.database",
-        "HDBSCAN": "estimator",
-        "OUTLIER": "types",
-        "PanicTdaError": "errors",
-        "cluster_all_data": "clustering_manager",
-        "delete_clusterings": "storage.write.saving",
-        "get_cluster_details": "storage.read.results",
-        "get_medoid_invocation": "storage.read.results",
-        "hdbscan": "clustering.recipe",
-        "list_clusterings": "storage.read.results",
-        "open_database": "storage.database",
-        "read_clustering": "storage.read.arrow",
-    },
-)
+# Type checkers would accept any name of a module with `__getattr__`.
+if not TYPE_CHECKING:
+    __getattr__, __dir__, __all__ = lazy_exports(
+        __name__,
+        {
+            "Clustering": "types",
+            "ClusteringParameters": "parameters",
+            "Database": "storage.database",
+            "HDBSCAN": "estimator",
+            "OUTLIER": "types",
+            "PanicTdaError": "errors",
+            "cluster_all_data": "clustering_manager",
+            "delete_clusterings": "storage.write.saving",
+            "get_cluster_details": "storage.read.results",
+            "get_medoid_invocation": "storage.read.results",
+            "hdbscan": "clustering.recipe",
+            "list_clusterings": "storage.read.results",
+            "open_database": "storage.database",
+            "read_clustering": "storage.read.arrow",
+        },
+    )

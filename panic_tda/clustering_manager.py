@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from panic_tda.arrays import device
-from panic_tda.clustering import backends
+from panic_tda.clustering import backends, geometry
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.checkpoint import Checkpoint, remove_all_states
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement, require_host_memory
@@ -29,7 +29,7 @@ from panic_tda.errors import (
     unexpected,
 )
 from panic_tda.outputs import require_work_folder
-from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
+from panic_tda.parameters import COSINE, ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, report_failure
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import (
@@ -382,6 +382,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         memory_limit=job.resources.memory_limit,
         work_dir=folder,
         to_device=placement.rows_on_device,
+        zeros_allowed=job.parameters.metric != COSINE,
     )
     loaded = time.monotonic()
     _log.info(
@@ -399,7 +400,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     fingerprint = input_sha256(matrix)
     checkpoint = Checkpoint(folder, fingerprint) if job.resources.checkpoints else None
     clustering = cluster_rows(
-        matrix.vectors,
+        geometry.convert_rows(matrix.vectors, job.parameters.metric),
         job.parameters,
         progress,
         placement=placement,

@@ -11,13 +11,13 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from panic_tda import parameters
-from panic_tda.arrays.matrices import as_matrix
+from panic_tda.arrays.matrices import as_matrix, require_unmasked
 from panic_tda.clustering import geometry
 from panic_tda.clustering.condensed import build_single_linkage, condense_tree
 from panic_tda.clustering.prediction import Predictor, build_predictor
-from panic_tda.clustering.recipe import choose_epsilon, fit_vectors
+from panic_tda.clustering.recipe import fit_vectors
 from panic_tda.doubts import ESTIMATOR_NAMES
-from panic_tda.errors import InvalidParameter, NoTree
+from panic_tda.errors import BadVectors, InvalidParameter, NoTree
 from panic_tda.parameters import ClusteringParameters, validate_memory_limit
 from panic_tda.types import Clustering, SpanningTree
 from panic_tda.wording import pluralize
@@ -211,7 +211,7 @@ class HDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             if self.memory_limit is not None:
                 validate_memory_limit(self.memory_limit)
             return ClusteringParameters(
-                epsilon=choose_epsilon(self.metric) if epsilon is None else epsilon,
+                epsilon=parameters.choose_epsilon(self.metric) if epsilon is None else epsilon,
                 min_cluster_size=self.min_cluster_size,
                 min_samples=self.min_samples,
                 allow_single_cluster=self.allow_single_cluster,
@@ -257,7 +257,9 @@ class _FittedState:
     @cached_property
     def predictor(self) -> Predictor:
         scale = 1.0 if self.frame is None else self.frame.scale
-        return build_predictor(self.prepared, self.clustering, scale)
+        predictor = build_predictor(self.prepared, self.clustering, scale)
+        self.prepared = predictor.rows  # moved in place; one array, so that it is pickled once
+        return predictor
 
     @cached_property
     def outlier_scores(self) -> FloatArray:
@@ -297,6 +299,9 @@ def _rename_parameters(message: str) -> str:
 def _join_cells(X: Any) -> Any:
     """Return a column of vectors as a matrix, a CuPy array in host memory, and anything else unchanged."""
     kind = type(X)
+    if hasattr(kind, "collect_schema") and hasattr(kind, "collect"):
+        raise BadVectors(f"X is a {kind.__name__}, whose rows are not computed yet; pass X.collect()")
+    require_unmasked(X)
     if isinstance(X, np.ndarray | list | tuple) or hasattr(kind, "nnz"):
         return X
     if hasattr(kind, "__cuda_array_interface__"):

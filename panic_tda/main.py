@@ -6,6 +6,7 @@ import click
 
 from panic_tda.cli import options
 from panic_tda.commands import (
+    assigning,
     data,
     exports,
     fitting,
@@ -25,6 +26,7 @@ CHAPTERS: dict[str, tuple[click.Command, ...]] = {
         planning.plan_clustering,
         fitting.cluster_embeddings,
         fitting.recut_clustering,
+        assigning.assign_embeddings,
         stored.save_pending,
     ),
     "Look": (

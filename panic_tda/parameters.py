@@ -156,6 +156,26 @@ class ClusteringRecord(EffectiveParameters):
                 raise DatabaseError(f"the stored parameter {item.name} must be {kind}; got {value!r:.40}")
 
 
+def choose_epsilon(metric: str) -> float:
+    """Return the default of epsilon for a metric."""
+    return EPSILON if metric == COSINE else 0.0
+
+
+def require_cosine(record: ClusteringRecord, purpose: str) -> None:
+    """Check that the distances of a clustering are chords (metric cosine).
+
+    Raises
+    ------
+    InvalidParameter
+        It has another metric.
+    """
+    if record.metric not in (None, COSINE):
+        raise InvalidParameter(
+            f"{purpose} needs a clustering of the metric cosine; this one has the metric {record.metric}; "
+            "cluster again with --metric cosine"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusteringParameters:
     """Requested parameters of a clustering.

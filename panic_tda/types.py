@@ -36,6 +36,7 @@ else:
 OUTLIER = -1
 """Label of rows that belong to no cluster."""
 CLUSTERED, SKIPPED, FAILED, UNCHANGED = "clustered", "skipped", "failed", "unchanged"
+ASSIGNED = "assigned"
 """Statuses of a model in `ModelOutcome`.
 
 A recut with the settings of its source is unchanged, and nothing is stored.

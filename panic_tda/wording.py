@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _LEAST_ID = 8
@@ -39,12 +41,16 @@ def format_utc(time: datetime) -> str:
 
 
 def install_extra(extra: str) -> str:
-    """Return the command that installs an extra of this package from a checkout; no package index has it.
+    """Return the command that installs an extra of this package, from a checkout or from the wheel.
 
     >>> install_extra("report")
     "pip install '.[report]' in the checkout of panic_tda"
     """
-    return f"pip install '.[{extra}]' in the checkout of panic_tda"
+    if (Path(__file__).parents[1] / "pyproject.toml").is_file():
+        return f"pip install '.[{extra}]' in the checkout of panic_tda"
+    # No package index has it.
+    version = importlib.metadata.version("panic_tda")
+    return f"pip install 'panic_tda-{version}-py3-none-any.whl[{extra}]' in the folder of the wheel"
 
 
 def escape_control_characters(text: str) -> str:

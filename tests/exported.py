@@ -37,6 +37,7 @@ COLUMNS = (
     "core_distance",
     "is_medoid",
     "medoid_text",
+    "predicted",
 )
 
 
@@ -109,6 +110,7 @@ def expected_rows(target: Path | str, clustering: object) -> list[dict[str, Any]
             "probability": assignment["probability"],
             "is_medoid": medoid == assignment["embedding_id"],
             "medoid_text": output(medoid).get("output_text"),
+            "predicted": False,
         }
         rows.append(row)
     return rows

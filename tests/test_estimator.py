@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hdbscan.plots
+import joblib
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -22,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import panic_tda
 from panic_tda import HDBSCAN
-from panic_tda.errors import InvalidParameter, NoTree
+from panic_tda.errors import BadVectors, InvalidParameter, NoTree
 
 ZEROS = "the metric cosine has no direction for rows of zeros, and the check has such rows"
 EXPECTED_FAILURES = {"check_estimators_dtypes": ZEROS}
@@ -190,6 +191,23 @@ def test_advice_names_parameters_of_the_estimator(rows: np.ndarray, caplog: pyte
     assert "cluster_selection_method=" in caplog.text or "min_cluster_size=" in caplog.text
     assert " epsilon=" not in caplog.text
     assert " selection_method=" not in caplog.text
+
+
+def test_rows_without_values_are_refused(rows: np.ndarray) -> None:
+    mask = np.zeros(rows.shape, dtype=bool)
+    mask[3, 1] = True
+    with pytest.raises(BadVectors, match="row 3 has masked values"):
+        HDBSCAN().fit(np.ma.masked_array(rows, mask=mask))
+    with pytest.raises(BadVectors, match=r"LazyFrame.*pass X\.collect\(\)"):
+        HDBSCAN().fit(pl.DataFrame(rows).lazy())
+
+
+def test_an_estimator_that_is_mapped_from_a_file_predicts(rows: np.ndarray, tmp_path: Path) -> None:
+    """Its arrays are read-only, and copies of rows are set aside for predictions."""
+    model = HDBSCAN(8).fit(np.concatenate([rows, rows[:30]]))
+    joblib.dump(model, tmp_path / "model")
+    mapped = joblib.load(tmp_path / "model", mmap_mode="r")
+    assert mapped.predict(rows).tolist() == model.labels_[: len(rows)].tolist()
 
 
 def test_missing_attributes_are_errors_with_a_reason(rows: np.ndarray) -> None:

@@ -94,7 +94,14 @@ def test_the_map_is_that_of_the_report(
     path = tmp_path / "rows.parquet"
     exported(file, "export-clustering", source.id, path, "--with-map")
     rows = rows_of(path)
-    assert list(rows[0]) == [*COLUMNS, "outlier_score", "nearest_cluster", "x", "y"]
+    assert list(rows[0]) == [
+        *COLUMNS,
+        "outlier_score",
+        "nearest_cluster",
+        "nearest_cluster_distance",
+        "x",
+        "y",
+    ]
     # What belongs to no step any more is not on the map.
     assert [row["embedding_id"] for row in rows if row["x"] is None] == [record["embedding_id"]]
     placed = [row for row in rows if row["x"] is not None]
@@ -115,7 +122,13 @@ def test_words_of_clusters_are_exported_on_request(file: UpgradedFile, tmp_path:
     path = tmp_path / "rows.parquet"
     exported(file, "export-clustering", source.id, path, "--with-words")
     rows = rows_of(path)
-    assert list(rows[0]) == [*COLUMNS, "outlier_score", "nearest_cluster", "cluster_words"]
+    assert list(rows[0]) == [
+        *COLUMNS,
+        "outlier_score",
+        "nearest_cluster",
+        "nearest_cluster_distance",
+        "cluster_words",
+    ]
     (shown,) = json.loads(exported(file, "show-clustering", source.id, "--words", "--limit", "0", "--json"))
     words = {cluster["label"]: ", ".join(cluster["words"]) for cluster in shown["clusters"]}
     assert {(row["label"], row["cluster_words"]) for row in rows if row["label"] >= 0} == set(words.items())

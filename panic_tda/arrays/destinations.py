@@ -40,6 +40,8 @@ class HostRows:
         A matrix of more bytes is a memory map of a temporary file, so that it may be larger than memory.
     work_dir : Path, optional
         Folder for that file; None is the temporary folder.
+    zeros_allowed : bool
+        Whether rows of zeros are valid.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class HostRows:
         *,
         memory_limit: int | None = None,
         work_dir: Path | None = None,
+        zeros_allowed: bool = False,
     ) -> None:
+        self._zeros_allowed = zeros_allowed
         fits = memory_limit is None or 4 * n_rows * n_features <= memory_limit
         folder = None if fits else work_dir or Path(tempfile.gettempdir())
         self._vectors = new_array((n_rows, n_features), np.float32, folder)
@@ -61,6 +65,8 @@ class HostRows:
         added = slice(self._filled, self._filled + len(batch))
         self._vectors[added] = batch
         self._valid[added] = rows.has_direction(self._vectors[added])
+        if self._zeros_allowed:
+            self._valid[added] |= ~self._vectors[added].any(axis=1)
         self._filled = added.stop
 
     def finish(self) -> tuple[Array, BoolArray]:

@@ -50,7 +50,7 @@ def as_matrix(vectors: Any, dtype: type[np.floating[Any]] = np.float32) -> Array
         real numbers. The message names the first such row.
     """
     _require_dense(vectors, "vectors are")
-    _require_unmasked(vectors)
+    require_unmasked(vectors)
     array = _read(vectors)
     if array.dtype.kind == "O" and array.ndim:
         array = _stack(array)
@@ -85,7 +85,14 @@ def _require_dense(vectors: Any, subject: str) -> None:
         )
 
 
-def _require_unmasked(vectors: Any) -> None:
+def require_unmasked(vectors: Any) -> None:
+    """Check that no value of an array, or of a list of arrays, is masked.
+
+    Raises
+    ------
+    BadVectors
+        A value is masked; the message names the first such row.
+    """
     # np.asarray returns the values below a mask.
     if isinstance(vectors, np.ma.MaskedArray | list | tuple):
         for number, row in enumerate(np.ma.atleast_1d(vectors) if np.ma.isMA(vectors) else vectors):

@@ -26,6 +26,11 @@ def row_type(metric: str) -> type[np.floating[Any]]:
     return np.float32 if metric == COSINE else np.float64
 
 
+def convert_rows(vectors: Array, metric: str) -> Array:
+    """Return float32 rows in the type of a metric: the same array for cosine, a copy for euclidean."""
+    return vectors if metric == COSINE else vectors.astype(row_type(metric))
+
+
 def prepare_rows(vectors: Array, metric: str) -> Frame | None:
     """Prepare rows in place, and return the frame of Euclidean ones (None for cosine).
 
@@ -67,9 +72,12 @@ def scale_tree(tree: SpanningTree, frame: Frame | None) -> SpanningTree:
     """Return a tree of prepared rows in the distances of the rows as they came."""
     if frame is None:
         return tree
-    cores = tree.core_distances
+    cores, lists = tree.core_distances, tree.neighbours
+    if lists is not None:
+        lists = replace(lists, distances=lists.distances / frame.scale)
     return replace(
         tree,
         height=tree.height / frame.scale,
         core_distances=None if cores is None else cores / frame.scale,
+        neighbours=lists,
     )

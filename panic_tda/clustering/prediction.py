@@ -7,7 +7,8 @@ nearest one is its neighbour. The new row belongs to the innermost cluster of th
 above the height. If that cluster is part of a selected one, the new row gets its label.
 
 Distances that decide are sums of squared differences in float64. Products in float64 find the rows for which
-they are computed, within the error bound of `_bound_error`.
+they are computed, within the error bound of `_bound_error`. New rows and rows of the fit are compared tile by
+tile; only the pairs that may decide are kept, so that memory does not grow with the number of pairs.
 """
 
 from __future__ import annotations
@@ -20,28 +21,34 @@ import numpy as np
 from panic_tda.arrays.namespace import squared_lengths
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.condensed import ROOT, CondensedTree, build_single_linkage, condense_tree
+from panic_tda.clustering.duplicates import find_distinct, keep_distinct
 from panic_tda.clustering.hierarchy import densest_levels, mark_chosen, nearest_chosen
 from panic_tda.types import OUTLIER, Clustering
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from panic_tda.parameters import ClusteringRecord
     from panic_tda.types import Array, FloatArray, IntArray
 
-_BATCH_PAIRS = 1 << 22
-"""Pairs of a new row and a row of the fit that are compared at once."""
-_TILE_ROWS = 4_096
+QUERY_ROWS = 2_048
+"""New rows that are compared with all rows of the fit at once."""
+_TILE_ROWS = 2_048
+_MEASURED_VALUES = 1 << 22
 _TIE_TOLERANCE = 1e-9
 """Heights that differ by less, relative to the smaller one, are one distance computed twice."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Rows of a fit and their clusters, to which new rows are assigned.
+    """Distinct rows of a fit and their clusters, to which new rows are assigned.
 
     Attributes
     ----------
     rows : (n, d) float32 or float64
-        Prepared rows of the fit.
+        Distinct prepared rows of the fit.
+    counts : (n,) int64
+        Number of copies of each.
     scale : float
         Factor from the distances of the clustering to those of `rows`.
     cores : (n,) float64
@@ -49,7 +56,9 @@ class Predictor:
     min_samples : int
         Number of the neighbour that gives a core distance.
     labels, probabilities : (n,) int64, (n,) float64
-        Of the rows of the fit.
+        Of the rows.
+    row_cluster : (n,) int64
+        Deepest cluster of the condensed tree that contains each row.
     condensed : CondensedTree or None
         Condensed tree of the fit; None if no row has a cluster.
     selected : (m,) int64
@@ -65,11 +74,13 @@ class Predictor:
     """
 
     rows: Array
+    counts: IntArray
     scale: float
     cores: FloatArray
     min_samples: int
     labels: IntArray
     probabilities: FloatArray
+    row_cluster: IntArray
     condensed: CondensedTree | None
     selected: IntArray
     label_of: IntArray
@@ -86,14 +97,14 @@ class Predictor:
         probabilities = np.zeros(len(new_rows))
         if self.condensed is None:
             return labels, probabilities
-        for batch in slices(len(new_rows), _BATCH_PAIRS // len(self.rows)):
+        for batch in slices(len(new_rows), QUERY_ROWS):
             joins = _find_neighbours(self, new_rows[batch].astype(np.float64))
             labels[batch], probabilities[batch] = self._label(self.condensed, joins)
         return labels, probabilities
 
     def _label(self, condensed: CondensedTree, joins: _Joins) -> tuple[IntArray, FloatArray]:
         height = joins.height / self.scale
-        cluster = condensed.row_cluster[joins.neighbour]
+        cluster = self.row_cluster[joins.neighbour]
         while (climbing := (cluster != ROOT) & (condensed.birth[cluster] <= height)).any():
             cluster = np.where(climbing, condensed.parent[cluster], cluster)
         selected = self.selected[cluster]
@@ -113,7 +124,8 @@ def build_predictor(rows: Array, clustering: Clustering, scale: float = 1.0) -> 
     Parameters
     ----------
     rows : (n, d) float32 or float64
-        The prepared rows of the fit, copies included.
+        The prepared rows of the fit, copies included. If they are writable, distinct rows are moved to the
+        front; otherwise they are copied.
     clustering : Clustering
         Its result.
     scale : float
@@ -122,10 +134,10 @@ def build_predictor(rows: Array, clustering: Clustering, scale: float = 1.0) -> 
     record, tree = clustering.record, clustering.tree
     empty = np.empty(0, dtype=np.int64)
     if tree is None or tree.core_distances is None or not clustering.n_clusters:
-        cores = np.empty(0)
+        nothing = np.empty(0)
         return Predictor(
-            rows, scale, cores, record.min_samples, clustering.labels, clustering.probabilities,
-            None, empty, empty, np.empty(0), 0.0, 0.0,
+            rows, empty, scale, nothing, record.min_samples, empty, nothing, empty,
+            None, empty, empty, nothing, 0.0, 0.0,
         )  # fmt: skip
     linkage = build_single_linkage(tree, record.distance_floor)
     condensed = condense_tree(linkage, record.min_cluster_size, tree.tie_tolerance)
@@ -135,13 +147,17 @@ def build_predictor(rows: Array, clustering: Clustering, scale: float = 1.0) -> 
     members = np.flatnonzero(clustering.labels != OUTLIER)
     label_of[selected[condensed.row_cluster[members]]] = clustering.labels[members]
     densest = densest_levels(condensed)
+    distinct = find_distinct(rows)
+    first = distinct.first
     return Predictor(
-        rows=rows,
+        rows=keep_distinct(rows, distinct) if rows.flags.writeable else rows[first],
+        counts=distinct.counts,
         scale=scale,
-        cores=np.maximum(tree.core_distances, record.distance_floor) * scale,
+        cores=np.maximum(tree.core_distances[first], record.distance_floor) * scale,
         min_samples=record.min_samples,
-        labels=clustering.labels,
-        probabilities=clustering.probabilities,
+        labels=clustering.labels[first],
+        probabilities=clustering.probabilities[first],
+        row_cluster=condensed.row_cluster[first],
         condensed=condensed,
         selected=selected,
         label_of=label_of,
@@ -166,40 +182,63 @@ class _Joins(NamedTuple):
 
 def _find_neighbours(predictor: Predictor, queries: FloatArray) -> _Joins:
     """Find the nearest row of the fit by mutual reachability of every query, (b, d) float64."""
-    squares = _square_distances(predictor.rows, queries)
-    error = _bound_error(predictor.rows, queries)
-    kth = np.partition(squares, predictor.min_samples - 1, axis=1)[:, predictor.min_samples - 1]
-    i, j, distances = _measure_up_to(predictor.rows, queries, squares, kth + 2 * error)
-    order = np.lexsort((distances, i))
-    starts = np.searchsorted(i[order], np.arange(len(queries)))
-    core = distances[order][starts + predictor.min_samples - 1]
+    i, j = _find_candidates(predictor, queries)
+    distances = _measure(predictor.rows, queries, i, j)
+    order = np.lexsort((j, distances, i))
+    i, j, distances = i[order], j[order], distances[order]
+    starts = np.searchsorted(i, np.arange(len(queries)))
+    # The core distance: copies count as so many neighbours.
+    neighbours = np.cumsum(predictor.counts[j])
+    before = np.where(starts > 0, neighbours[starts - 1], 0)
+    core = distances[np.searchsorted(neighbours, before + predictor.min_samples)]
 
-    np.maximum(squares, predictor.cores**2, out=squares)
-    nearest = np.maximum(squares.min(axis=1), core**2)
-    limits = (nearest + 2 * error) * (1 + 3 * _TIE_TOLERANCE)
-    i, j, distances = _measure_up_to(predictor.rows, queries, squares, limits)
     heights = np.maximum(np.maximum(distances, predictor.cores[j]), core[i])
-    lowest = np.full(len(queries), np.inf)
-    np.minimum.at(lowest, i, heights)
+    lowest = np.minimum.reduceat(heights, starts)
+    # Sorted by distance and row, the first of the tied rows is the nearest one.
     tied = np.flatnonzero(heights <= lowest[i] * (1 + _TIE_TOLERANCE))
-    order = tied[np.lexsort((j[tied], distances[tied], i[tied]))]
-    first = order[np.searchsorted(i[order], np.arange(len(queries)))]
+    first = tied[np.searchsorted(i[tied], np.arange(len(queries)))]
     return _Joins(j[first], distances[first], heights[first])
 
 
-def _square_distances(rows: Array, queries: FloatArray) -> FloatArray:
-    """Return ‖x‖² + ‖y‖² - 2·x·y in float64, (queries, rows)."""
-    squares = np.empty((len(queries), len(rows)))
+def _find_candidates(predictor: Predictor, queries: FloatArray) -> tuple[IntArray, IntArray]:
+    """Find the rows that may be among the `min_samples` nearest ones of a query, or join it lowest.
+
+    Returns
+    -------
+    queries, rows : (p,) int64
+        The pairs, some of them needlessly.
+    """
+    k = min(predictor.min_samples, len(predictor.rows))
+    error, squared_cores = 2 * _bound_error(predictor.rows, queries), predictor.cores**2
+    nearest = np.full((len(queries), k), np.inf)
+    lowest = np.full(len(queries), np.inf)
+    pairs: list[tuple[IntArray, IntArray]] = []
+    for tile, squares in _iterate_squares(predictor.rows, queries):
+        closer = np.flatnonzero(squares.min(axis=1) < nearest[:, -1])
+        merged = np.concatenate([nearest[closer], squares[closer]], axis=1)
+        nearest[closer] = np.partition(merged, k - 1, axis=1)[:, :k]
+        among_nearest = squares <= (nearest[:, -1] + error)[:, None]
+        heights = np.maximum(squares, squared_cores[tile], out=squares)
+        np.minimum(lowest, heights.min(axis=1), out=lowest)
+        limits = (np.maximum(lowest, nearest[:, -1]) + error) * (1 + 3 * _TIE_TOLERANCE)
+        i, j = np.nonzero(among_nearest | (heights <= limits[:, None]))
+        pairs.append((i, j + tile.start))
+    return tuple(map(np.concatenate, zip(*pairs, strict=True)))  # type: ignore[return-value]
+
+
+def _iterate_squares(rows: Array, queries: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
+    """Yield ‖x‖² + ‖y‖² - 2·x·y in float64, (queries, rows of a tile), for each tile of the rows."""
+    of_queries = squared_lengths(queries)[:, None]
     for tile in slices(len(rows), _TILE_ROWS):
         columns = rows[tile].astype(np.float64)
-        np.matmul(queries, -2 * columns.T, out=squares[:, tile])
-        squares[:, tile] += squared_lengths(columns)
-    squares += squared_lengths(queries)[:, None]
-    return squares
+        squares = queries @ (-2 * columns.T)
+        squares += squared_lengths(columns)
+        squares += of_queries
+        yield tile, squares
 
 
 def _bound_error(rows: Array, queries: FloatArray) -> FloatArray:
-    """Bound the error of `_square_distances`, and of squares of core distances, for each query.
+    """Bound the error of `_iterate_squares`, and of squares of core distances, for each query.
 
     The norms of prepared rows are at most 1 (1 + 1e-6 for unit rows in float32).
     """
@@ -208,13 +247,9 @@ def _bound_error(rows: Array, queries: FloatArray) -> FloatArray:
     return bound
 
 
-def _measure_up_to(
-    rows: Array, queries: FloatArray, squares: FloatArray, limits: FloatArray
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """Measure the pairs whose entry in `squares` is at most the query's limit; return pairs and distances."""
-    i, j = np.nonzero(squares <= limits[:, None])
+def _measure(rows: Array, queries: FloatArray, i: IntArray, j: IntArray) -> FloatArray:
+    """Return the distances of pairs of queries and rows."""
     distances = np.empty(len(i))
-    for part in slices(len(i), _BATCH_PAIRS // max(1, queries.shape[1])):
-        difference = queries[i[part]] - rows[j[part]]
-        distances[part] = np.sqrt(squared_lengths(difference))
-    return i, j, distances
+    for part in slices(len(i), _MEASURED_VALUES // max(1, queries.shape[1])):
+        distances[part] = np.sqrt(squared_lengths(queries[i[part]] - rows[j[part]]))
+    return distances

@@ -24,7 +24,6 @@ import numpy as np
 from panic_tda import parameters
 from panic_tda.arrays import device
 from panic_tda.arrays.matrices import as_matrix
-from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import backends, geometry, hierarchy, phases
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
@@ -112,7 +111,7 @@ distance_floor, backend, exact
     `min_samples` counts the point itself, as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
     """
     requested = ClusteringParameters(
-        epsilon=choose_epsilon(metric) if epsilon is None else epsilon,
+        epsilon=parameters.choose_epsilon(metric) if epsilon is None else epsilon,
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
         allow_single_cluster=allow_single_cluster,
@@ -124,11 +123,6 @@ distance_floor, backend, exact
         metric=metric,
     )
     return fit_vectors(vectors, requested, progress=progress)
-
-
-def choose_epsilon(metric: str) -> float:
-    """Return the default of epsilon for a metric."""
-    return parameters.EPSILON if metric == parameters.COSINE else 0.0
 
 
 def fit_vectors(
@@ -278,7 +272,7 @@ def recut_rows(
     Parameters
     ----------
     vectors : (n, d) float32
-        The rows of the earlier fit, in its order; writable, normalised in place, distinct rows moved to the
+        The rows of the earlier fit, in its order; writable, prepared in place, distinct rows moved to the
         front.
     tree : SpanningTree
         The tree of the earlier fit at the new `min_samples`.
@@ -302,9 +296,11 @@ def recut_rows(
     flat = relabel_by_size(_extract_clusters(tree, len(vectors), effective))
     cut = time.monotonic()
     progress.phase(phases.MEDOIDS)
-    normalise(vectors)
+    metric = source.metric or parameters.COSINE
+    vectors = geometry.convert_rows(vectors, metric)
+    geometry.prepare_rows(vectors, metric)
     distinct = find_distinct(vectors)
-    medoids = _find_medoids(keep_distinct(vectors, distinct), distinct, flat)
+    medoids = _find_medoids(keep_distinct(vectors, distinct), distinct, flat, metric)
     seconds = {"cut": cut - began, "medoids": time.monotonic() - cut}
     about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
     counts = _count_clusters(effective, flat)
@@ -319,18 +315,22 @@ def recut_rows(
     return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
 
-def find_medoid(vectors: Float32Array, probabilities: FloatArray) -> int:
+def find_medoid(vectors: Float32Array, probabilities: FloatArray, metric: str = parameters.COSINE) -> int:
     """Return the medoid of a cluster that consists of all rows.
 
     Parameters
     ----------
     vectors : (n, d) float32
-        At least one row; normalised in place.
+        At least one row; changed in place.
     probabilities : (n,) float64
         Membership strengths.
+    metric : {"cosine", "euclidean"}
+        Distance of two rows.
     """
-    normalise(vectors)
-    return find_medoids(vectors, np.zeros(len(vectors), dtype=np.int64), probabilities, 1)[0]
+    rows = geometry.convert_rows(vectors, metric)
+    geometry.prepare_rows(rows, metric)
+    find = find_medoids if metric == parameters.COSINE else find_euclidean_medoids
+    return find(rows, np.zeros(len(rows), dtype=np.int64), probabilities, 1)[0]
 
 
 def relabel_by_size(flat: FlatClusters) -> FlatClusters:

@@ -6,6 +6,7 @@ Python programs can call the same functions of the library.
 - `data`: upgrade, fill, check and copy databases
 - `planning`: estimate time and memory
 - `fitting`: cluster embeddings, recut clusterings
+- `assigning`: assign new embeddings to stored clusterings
 - `stored`: list, show and delete clusterings, save pending results
 - `trajectories`: how runs move between clusters
 - `insight`: sweep, density, comparison

@@ -46,8 +46,9 @@ def export_clustering(
     """Write a clustering, one row per embedding.
 
     A row has the text, run, cluster and medoid. outlier_score is 0 in the densest part of a cluster and
-    near 1 far from it (GLOSH); nearest_cluster is the cluster that an outlier is nearest to in the tree. FILE
-    ends in .parquet, .arrow (or .feather, .ipc), .csv or .ndjson (or .jsonl), which chooses the format.
+    near 1 far from it (GLOSH); nearest_cluster is the cluster that an outlier is nearest to in the tree, and
+    nearest_cluster_distance the distance at which it joins; its label stays -1. FILE ends in .parquet, .arrow
+    (or .feather, .ipc), .csv or .ndjson (or .jsonl), which chooses the format.
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting

@@ -26,7 +26,10 @@ _what, _clustering, _machine, _cut = (
     for section in ("What to cluster", "Clustering", "Machine", "Settings to change")
 )
 
-_EPSILON = "Merge clusters closer than this chord distance (cosine distance = epsilon²/2)."
+_EPSILON = (
+    "Merge clusters closer than this chord distance (cosine distance = epsilon²/2); with euclidean, than "
+    "this distance in the units of the vectors."
+)
 _DEFAULT_SIZE = "[default: 0.1%, at least 10; a tenth below 100 rows]"
 _SINGLE = "Whether the root cluster, which holds all rows, may be selected."
 _METHOD = "Select clusters by excess of mass, or the leaves of the hierarchy."
@@ -48,11 +51,16 @@ _UNCHANGED = "[default: as in the clustering]"
 )
 @_what("--skip-invalid", is_flag=True, help="Leave out invalid vectors instead of failing.")
 @_clustering(
+    "--metric",
+    type=click.Choice(parameters.METRICS),
+    default=parameters.COSINE,
+    show_default=True,
+    help=options.METRIC,
+)
+@_clustering(
     "--epsilon",
     type=float,
-    default=parameters.EPSILON,
-    show_default=True,
-    help=_EPSILON,
+    help=f"{_EPSILON}  [default: {parameters.EPSILON}; 0 with euclidean]",
 )
 @_clustering("--min-cluster-size", metavar="N|P%", help=f"{options.MIN_CLUSTER_SIZE}  {_DEFAULT_SIZE}")
 @_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)
@@ -136,6 +144,8 @@ def cluster_embeddings(
     no_tree: bool,
     keep_neighbours: int,
     max_cluster_size: int | None,
+    epsilon: float | None,
+    metric: str,
     as_json: bool,
     **clustering_options: Any,
 ) -> None:
@@ -147,7 +157,10 @@ def cluster_embeddings(
     from panic_tda.types import FAILED
 
     clustering_parameters = parsing.from_options(
-        max_cluster_size=max_cluster_size or None, **clustering_options
+        max_cluster_size=max_cluster_size or None,
+        epsilon=parameters.choose_epsilon(metric) if epsilon is None else epsilon,
+        metric=metric,
+        **clustering_options,
     )
     resources = parameters.Resources(
         memory_limit=None if memory_limit is None else parsing.parse_bytes(memory_limit),

@@ -13,7 +13,7 @@ from panic_tda.cli.rendering import common
 
 _UNCHANGED = "[default: as in the clustering]"
 _EPSILONS = (
-    "Chord distances below which clusters are merged.  "
+    "Distances below which clusters are merged; chord distances with the metric cosine.  "
     "[default: as in the clustering; without any values, 0:1.2:0.1]"
 )
 
@@ -71,9 +71,10 @@ def sweep_clustering(
     from panic_tda.insight import sweep
     from panic_tda.storage.read.clusterings import find_stored
 
-    if epsilons is None and min_samples is None and sizes is None and not methods:
-        epsilons = [round(0.1 * number, 1) for number in range(13)]
     opened, source = find_stored(database, reference, model=model)
+    if epsilons is None and min_samples is None and sizes is None and not methods:
+        parameters.require_cosine(source.record, "a sweep without values (epsilon from 0 to 1.2)")
+        epsilons = [round(0.1 * number, 1) for number in range(13)]
     grid = sweep.Grid(
         epsilons=epsilons,
         min_samples=min_samples,

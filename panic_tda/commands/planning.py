@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panic_tda import parameters
 from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
@@ -41,6 +42,13 @@ _clustering = functools.partial(option, section="Settings of cluster-embeddings"
 )
 @_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)
 @_clustering(
+    "--metric",
+    type=click.Choice(parameters.METRICS),
+    default=parameters.COSINE,
+    show_default=True,
+    help=options.METRIC,
+)
+@_clustering(
     "--backend",
     type=click.Choice(options.BACKENDS),
     default="auto",
@@ -61,6 +69,7 @@ def plan_clustering(
     downsamples: tuple[int, ...],
     within: str | None,
     devices: str | None,
+    metric: str,
     as_json: bool,
     rows: int | None,
     features: int | None,
@@ -78,7 +87,9 @@ def plan_clustering(
     from panic_tda.cli.rendering import plan as rendering
     from panic_tda.insight import planning
 
-    clustering_parameters = parsing.from_options(**clustering_options)
+    clustering_parameters = parsing.from_options(
+        epsilon=parameters.choose_epsilon(metric), metric=metric, **clustering_options
+    )
     if any(value is not None for value in (rows, features, workers, scheduler)):
         if rows is None or features is None or (workers is None) == (scheduler is None):
             raise click.UsageError("--rows, --features and either --workers or --scheduler go together")

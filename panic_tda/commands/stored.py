@@ -26,15 +26,18 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
     from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
+    from panic_tda.storage.read.predictions import count_all_predictions
 
     with open_current(database).session() as session:
         readable, unreadable = results.list_all_clusterings(session, model=model)
         names = shorten_ids(results.read_clustering_ids(session))
+        predicted = count_all_predictions(session.connection())
     shown = readable[: limit or None]
+    width = common.table_width()
     terminal.print_data(
-        rendering.listing_json(shown, unreadable)
+        rendering.listing_json(shown, unreadable, predicted=predicted)
         if as_json
-        else rendering.listing_text(shown, len(readable), common.table_width(), unreadable, names=names)
+        else rendering.listing_text(shown, len(readable), width, unreadable, names=names, predicted=predicted)
     )
 
 
@@ -76,6 +79,7 @@ def show_clustering(
     from panic_tda.insight.origins import MOST_COUNTED, read_origins
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
+    from panic_tda.storage.read.predictions import count_predictions
 
     opened = open_current(database)
     quiet_end = display.make_progress(ended=logging.DEBUG)
@@ -85,6 +89,7 @@ def show_clustering(
             (summary, results.get_cluster_details(summary.id, session, limit=limit or None))
             for summary in results.find_clusterings(session, [reference], model=model)
         ]
+        predicted = [count_predictions(session.connection(), summary.id) for summary, _ in shown]
         origins = []
         for summary, _ in shown:
             record = summary.record
@@ -94,14 +99,16 @@ def show_clustering(
                 read_origins(opened, summary, with_words=with_words, progress=progress) if counted else None
             )
     if as_json:
-        pairs = zip(shown, origins, strict=True)
-        terminal.print_data([rendering.details_json(*pair, origin) for pair, origin in pairs])
+        described = zip(shown, origins, predicted, strict=True)
+        terminal.print_data(
+            [rendering.details_json(*pair, origin, n_predicted=n) for pair, origin, n in described]
+        )
     else:
         width = common.table_width()
         texts = [
-            rendering.details_text(*pair, width, limit=limit, origins=origin)
+            rendering.details_text(*pair, width, limit=limit, origins=origin, n_predicted=n)
             + (rendering.uncounted_text(pair[0], width) if origin is None and with_origins is None else "")
-            for pair, origin in zip(shown, origins, strict=True)
+            for pair, origin, n in zip(shown, origins, predicted, strict=True)
         ]
         terminal.print_data("\n\n".join(texts) or rendering.NO_CLUSTERINGS)
 
@@ -122,6 +129,7 @@ def delete_clusterings(
     from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
+    from panic_tda.storage.read.predictions import count_all_predictions
     from panic_tda.storage.write import saving
 
     if sum((bool(references), model is not None, everything)) != 1:
@@ -133,7 +141,11 @@ def delete_clusterings(
         else:
             readable, unreadable = results.list_all_clusterings(session, model=model)
         names = shorten_ids(results.read_clustering_ids(session))
-    terminal.print_data(rendering.deletion_text(readable, common.table_width(), unreadable, names=names))
+        predicted = count_all_predictions(session.connection())
+    width = common.table_width()
+    terminal.print_data(
+        rendering.deletion_text(readable, width, unreadable, names=names, predicted=predicted)
+    )
     if not readable and not unreadable:
         return
     if not yes:

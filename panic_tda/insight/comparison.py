@@ -20,8 +20,9 @@ from uuid import UUID
 
 import numpy as np
 
-from panic_tda.errors import NothingShared
+from panic_tda.errors import InvalidParameter, NothingShared
 from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
+from panic_tda.parameters import COSINE
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering
@@ -179,11 +180,19 @@ def compare_clusterings(
     ------
     NothingShared
         They have neither in common.
+    InvalidParameter
+        They have different metrics.
 
     Notes
     -----
     Some 250 bytes of memory for each row of the two clusterings, 400 where invocations are read.
     """
+    metrics = [summary.record.metric or COSINE for summary in (a, b)]
+    if metrics[0] != metrics[1]:
+        raise InvalidParameter(
+            f"only clusterings of one metric can be compared; got {metrics[0]} (clustering {a.id}) and "
+            f"{metrics[1]} (clustering {b.id})"
+        )
     progress = progress or Silent()
     by = BY_EMBEDDING
     with database.reading() as connection:

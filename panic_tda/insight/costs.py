@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from panic_tda.clustering import backends, phases
+from panic_tda.clustering.geometry import convert_rows
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.machine import available_cores
@@ -141,7 +142,7 @@ def measure(
         With fewer than two rows only the start.
     """
     n, d = vectors.shape
-    compile_kernels(placement.backend, progress)
+    compile_kernels(placement.backend, progress, parameters.metric)
     if n < 2:
         return Costs(placement, 0, d, {}, start or 0.0)
     progress.phase(f"measure a fit of {n:,} rows", float(n))
@@ -164,7 +165,7 @@ def _time_fit(
     samples = min(parameters.min_samples or 1, len(rows))
     # Cluster sizes that suit all rows would leave no cluster in a sample, and so no work.
     parameters = replace(parameters, min_samples=samples, min_cluster_size=None, max_cluster_size=None)
-    cluster_rows(rows.copy(), parameters, watch, placement=placement)
+    cluster_rows(convert_rows(rows.copy(), parameters.metric), parameters, watch, placement=placement)
     return watch.stop()
 
 

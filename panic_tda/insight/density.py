@@ -20,7 +20,7 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.clustering.neighbour_graph import lower_min_samples
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import NoTree
-from panic_tda.parameters import EffectiveParameters
+from panic_tda.parameters import EffectiveParameters, require_cosine
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
@@ -365,6 +365,7 @@ def examine(
     run at a time. No vector and no image is read. Memory: about 200 bytes per row, and 12 for each stored
     neighbour.
     """
+    require_cosine(source.record, "show-density")
     progress = progress or Silent()
     with open_clustering(database, source, progress) as stored:
         tree, graph, texts = stored.tree, stored.find_graph(), TextNotes(stored.steps)

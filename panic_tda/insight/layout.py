@@ -19,6 +19,7 @@ import pyarrow as pa
 from panic_tda.clustering.duplicates import find_distinct
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.umap_loops import keep_compiled
+from panic_tda.parameters import require_cosine
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
@@ -96,6 +97,7 @@ def read_map(
     -----
     Memory: about 200 bytes an assignment, and the vectors of the sampled rows twice. Only those are read.
     """
+    require_cosine(source.record, "the map")
     progress = progress or Silent()
     with open_clustering(database, source, progress) as stored:
         rows = choose_rows(stored, n_rows=n_rows, seed=seed)

@@ -10,7 +10,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.placement import missing_memory
 from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
+from panic_tda.parameters import COSINE, KEEP_NEIGHBOURS, ClusteringParameters
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,11 @@ def _estimate_memory(
     options = FitOptions(
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
-        on_device=name not in backends.ON_HOST and cuda.unavailable_reason() is None,
+        on_device=name not in backends.ON_HOST
+        and parameters.metric == COSINE
+        and cuda.unavailable_reason() is None,
         keep_neighbours=min(KEEP_NEIGHBOURS, shape[0]),
+        metric=parameters.metric,
     )
     backend, reason = backends.get_backend(name), backends.unavailable_reason(name)
     if reason is None:

@@ -9,6 +9,8 @@ References
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import coo_array
@@ -23,7 +25,22 @@ from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.types import OUTLIER, FloatArray, IntArray, SpanningTree
 
-COLUMNS = ("outlier_score", "nearest_cluster")
+COLUMNS = ("outlier_score", "nearest_cluster", "nearest_cluster_distance")
+
+
+class NearestClusters(NamedTuple):
+    """The nearest cluster of every row of a clustering.
+
+    Attributes
+    ----------
+    labels : (n,) int64
+        The cluster, for a member its own; `OUTLIER` if there are no clusters.
+    distances : (n,) float64
+        Mutual reachability distance at which the row joins it; 0 for a member, infinite without clusters.
+    """
+
+    labels: IntArray
+    distances: FloatArray
 
 
 def score_outliers(tree: SpanningTree, parameters: EffectiveParameters) -> FloatArray:
@@ -62,36 +79,65 @@ def score_outliers(tree: SpanningTree, parameters: EffectiveParameters) -> Float
     return np.asarray(1 - densest[condensed.row_cluster] / condensed.row_height)
 
 
-def find_nearest_clusters(tree: SpanningTree, labels: IntArray) -> IntArray:
-    """Return the nearest cluster of every row, (n,) int64; for a member its own cluster.
+def find_nearest_clusters(tree: SpanningTree, labels: IntArray) -> NearestClusters:
+    """Return the nearest cluster of every row, and the distance at which the row joins it.
 
     For an outlier it is the cluster of the nearest member, which is at the end of the shortest path in the
-    spanning tree, by the sum of heights. `OUTLIER` if there are no clusters.
+    spanning tree, by the sum of heights. The distance is the largest height on that path.
     """
     members = np.flatnonzero(labels != OUTLIER)
     if not len(members):
-        return labels.copy()
+        return NearestClusters(labels.copy(), np.full(len(labels), np.inf))
     n = len(labels)
     graph = coo_array((tree.height, (tree.u, tree.v)), shape=(n, n)).tocsr()
-    _, _, sources = dijkstra(graph, directed=False, indices=members, return_predecessors=True, min_only=True)
-    return np.asarray(labels[sources], dtype=np.int64)
+    _, before, sources = dijkstra(
+        graph, directed=False, indices=members, return_predecessors=True, min_only=True
+    )
+    return NearestClusters(
+        np.asarray(labels[sources], dtype=np.int64), _find_largest_heights(tree, before.astype(np.int64))
+    )
+
+
+def _find_largest_heights(tree: SpanningTree, before: IntArray) -> FloatArray:
+    """Return the largest height on the path from each row to the end of its path.
+
+    Parameters
+    ----------
+    tree : SpanningTree
+        Over n rows.
+    before : (n,) int64
+        Next row of each path; negative at its end.
+    """
+    n = len(before)
+    largest = np.zeros(n)
+    for start, end in ((tree.u, tree.v), (tree.v, tree.u)):
+        is_step = before[start] == end
+        largest[start[is_step]] = tree.height[is_step]
+    following = np.where(before < 0, np.arange(n), before)
+    # Each round doubles the length of the paths that are covered.
+    while not np.array_equal(following, following[following]):
+        largest = np.maximum(largest, largest[following])
+        following = following[following]
+    return np.asarray(np.maximum(largest, largest[following]))
 
 
 def read_columns(
     database: Database, clustering: ClusteringSummary, *, progress: Progress | None = None
 ) -> pa.RecordBatch:
-    """Return `outlier_score` and `nearest_cluster` of every assignment of a clustering, in their order.
+    """Return the columns `COLUMNS` of every assignment of a clustering, in their order.
 
-    Both are null if the clustering was stored without a tree, or embeddings were deleted since.
+    They are null if the clustering was stored without a tree, or embeddings were deleted since.
     """
     with open_clustering(database, clustering, progress) as stored:
         labels = stored.assignments.labels
         try:
             tree = stored.tree
         except NoTree:
-            nothing = [pa.nulls(len(labels), kind) for kind in (pa.float64(), pa.int64())]
+            kinds = (pa.float64(), pa.int64(), pa.float64())
+            nothing = [pa.nulls(len(labels), kind) for kind in kinds]
             return pa.record_batch(nothing, names=list(COLUMNS))
     scores = pa.array(score_outliers(tree, clustering.record), from_pandas=True)
     nearest = find_nearest_clusters(tree, labels)
-    mask = nearest == OUTLIER
-    return pa.record_batch([scores, pa.array(nearest, mask=mask)], names=list(COLUMNS))
+    mask = nearest.labels == OUTLIER
+    columns = [scores, *(pa.array(column, mask=mask) for column in nearest)]
+    return pa.record_batch(columns, names=list(COLUMNS))

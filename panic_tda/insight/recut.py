@@ -13,6 +13,8 @@ from panic_tda.clustering.recipe import recut_rows
 from panic_tda.doubts import Wording
 from panic_tda.errors import InvalidParameter
 from panic_tda.parameters import (
+    COSINE,
+    DISTANCE_FLOOR,
     ClusteringParameters,
     ClusteringRecord,
     EffectiveParameters,
@@ -75,15 +77,19 @@ class Changes:
                 ),
             )
         )
-        return ClusteringParameters(
+        metric = source.metric or COSINE
+        effective = ClusteringParameters(
             epsilon=stored.cluster_selection_epsilon,
             min_cluster_size=_choose_value(self.min_cluster_size, source.min_cluster_size),
             min_samples=min_samples,
             allow_single_cluster=_choose_value(self.allow_single_cluster, stored.allow_single_cluster),
             selection_method=stored.cluster_selection_method,
             max_cluster_size=_choose_value(self.max_cluster_size, stored.max_cluster_size) or None,
-            distance_floor=source.distance_floor,
+            distance_floor=source.distance_floor if metric == COSINE else DISTANCE_FLOOR,
+            metric=metric,
         ).resolve(source.n_embeddings)
+        # The floor of Euclidean distances depends on the rows.
+        return replace(effective, distance_floor=source.distance_floor)
 
 
 def _require_neighbours(min_samples: int, source: ClusteringRecord) -> None:

@@ -15,11 +15,12 @@ from uuid import UUID
 
 import numpy as np
 
+from panic_tda.clustering.geometry import convert_rows
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import contingency
 from panic_tda.insight.origins import ClusterMembers, count_members
-from panic_tda.parameters import ClusteringParameters, ClusteringRecord
+from panic_tda.parameters import COSINE, DISTANCE_FLOOR, ClusteringParameters, ClusteringRecord
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
@@ -151,7 +152,8 @@ def measure_stability(
 
     def refit(rows: IntArray) -> IntArray:
         progress.advance(1)
-        return cluster_rows(np.ascontiguousarray(vectors[rows]), parameters, Silent()).labels
+        sample = convert_rows(np.ascontiguousarray(vectors[rows]), parameters.metric)
+        return cluster_rows(sample, parameters, Silent()).labels
 
     progress.phase("cluster samples of runs", total=n_resamples)
     samples = ((rows, refit(rows)) for rows in draw_runs(steps, n_resamples))
@@ -166,6 +168,7 @@ def measure_stability(
 
 def stored_parameters(record: ClusteringRecord) -> ClusteringParameters:
     """Return the parameters of a stored clustering for another fit."""
+    metric = record.metric or COSINE
     return ClusteringParameters(
         epsilon=record.cluster_selection_epsilon,
         min_cluster_size=record.min_cluster_size,
@@ -173,8 +176,10 @@ def stored_parameters(record: ClusteringRecord) -> ClusteringParameters:
         allow_single_cluster=record.allow_single_cluster,
         selection_method=record.cluster_selection_method,
         max_cluster_size=record.max_cluster_size,
-        distance_floor=record.distance_floor,
+        # The floor of Euclidean distances depends on the rows.
+        distance_floor=record.distance_floor if metric == COSINE else DISTANCE_FLOOR,
         backend=record.backend,
+        metric=metric,
     )
 
 

@@ -17,7 +17,7 @@ from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.exports import RowStream, describe, with_dashes
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.vectors_by_id import read_vectors
-from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray
+from panic_tda.types import BoolArray, BytesArray, Float32Array, FloatArray, IntArray
 
 BATCH_ROWS = 2048
 _COLUMNS = pa.schema(
@@ -29,6 +29,7 @@ _COLUMNS = pa.schema(
         ("state", pa.int64()),
         ("flag", pa.string()),
         ("visit", pa.int64()),
+        ("predicted", pa.bool_()),
     ]
 )
 _DRIFT = (pa.field("drift", pa.float64()), pa.field("stride", pa.float64()))
@@ -102,8 +103,8 @@ def open_steps(
     Yields
     ------
     RowStream
-        Columns as `milestones.Trajectories` has them. Memory: as `read_steps`, and 48 bytes an assignment for
-        the drift.
+        Columns as `milestones.Trajectories` has them, and `predicted`: whether the cluster is predicted.
+        Memory: as `read_steps`, and 48 bytes an assignment for the drift.
 
     Raises
     ------
@@ -111,21 +112,26 @@ def open_steps(
         `core_probability` is no probability.
     """
     with open_clustering(database, clustering, progress) as stored:
-        steps = find_states(stored.steps, core_probability=core_probability)
+        steps = find_states(stored.all_steps, core_probability=core_probability)
+        are_predicted = stored.mark_predicted(steps)
         schema, measured = _COLUMNS, None
         if with_drift:
             schema = pa.schema([*_COLUMNS, *_DRIFT])
-            ids, dimensions = stored.assignments.ids[steps.rows], stored.dimensions
+            all_ids = np.concatenate([stored.assignments.ids, stored.predictions.ids])
+            ids, dimensions = all_ids[steps.rows], stored.dimensions
             look_up = partial(read_vectors, stored.connection, dimensions=dimensions)
             measured = _measure_drifts(ids, _find_positions(steps), Course(dimensions), look_up)
         schema = schema.with_metadata(describe(clustering, core_probability=core_probability))
         # The batches are closed before the connection that they read from, also after an error in the block.
-        with closing(_make_batches(steps, measured, schema)) as batches:
+        with closing(_make_batches(steps, are_predicted, measured, schema)) as batches:
             yield RowStream(schema, len(steps.steps), batches, database.path)
 
 
 def _make_batches(
-    steps: Trajectories, measured: Iterator[tuple[FloatArray, FloatArray]] | None, schema: pa.Schema
+    steps: Trajectories,
+    are_predicted: BoolArray,
+    measured: Iterator[tuple[FloatArray, FloatArray]] | None,
+    schema: pa.Schema,
 ) -> Generator[pa.RecordBatch, None, None]:
     run_ids, numbers = with_dashes(pa.array(steps.run_ids, pa.string())), steps.run_numbers
     flags = pa.array(FLAGS)
@@ -138,6 +144,7 @@ def _make_batches(
             pa.array(steps.states[part]),
             flags.take(pa.array(steps.flags[part])),
             pa.array(steps.visits[part]),
+            pa.array(are_predicted[part]),
         ]
         if measured is not None:
             columns += [pa.array(column, from_pandas=True) for column in next(measured)]

@@ -67,6 +67,8 @@ class TrajectoryStudy:
         Statistics of each run, by ascending id.
     markov : MarkovModel or None
         Markov model of all runs; None if it was not requested, or if no state leads to another and back.
+    n_steps, n_predicted : int
+        Number of all steps, and of those whose cluster is predicted.
     """
 
     clustering: UUID
@@ -78,12 +80,16 @@ class TrajectoryStudy:
     clusters: ClusterVisits
     runs: tuple[RunSummary, ...]
     markov: MarkovModel | None = None
+    n_steps: int = 0
+    n_predicted: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `show-trajectories --json` prints, of plain values and without the runs."""
         return {
             "clustering": str(self.clustering),
             "lag": self.lag,
+            "n_steps": self.n_steps,
+            "n_predicted": self.n_predicted,
             "groups": [group.to_dict() for group in self.groups],
             "total": self.total.to_dict() if self.runs else None,
             "transitions": self.transitions.to_dicts(),
@@ -149,16 +155,19 @@ def study_trajectories(
     if lag is not None:
         _require_multiple(lag, sampling)
     with open_clustering(database, clustering, progress) as stored:
-        trajectories = find_states(stored.steps, core_probability=core_probability)
+        steps = stored.all_steps
+        trajectories = find_states(steps, core_probability=core_probability)
+        n_predicted = int(stored.mark_predicted(steps).sum())
         if lag is not None:
             _require_pairs(trajectories, lag)
         recurrences = Recurrences()
-        stored.read_texts(recurrences.add)
-        wanted = _choose_outputs(stored.steps, stored.runs) if by == MODEL else []
+        stored.read_texts(recurrences.add, steps=steps)
+        wanted = _choose_outputs(steps, stored.runs) if by == MODEL else []
         writers = list(read_writers(stored.connection, wanted))
         facts = stored.runs
     progress.phase("compute statistics")
     study = sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+    study = replace(study, n_predicted=n_predicted)
     if not with_markov:
         return study
     progress.phase("fit a Markov model")
@@ -200,6 +209,7 @@ def sum_up(
         transitions=count_transitions(trajectories, lag or sampling),
         clusters=visits_of_clusters(find_visits(trajectories), n_clusters, sampling=sampling),
         runs=runs,
+        n_steps=len(trajectories.steps),
     )
 
 

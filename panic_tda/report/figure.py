@@ -13,6 +13,7 @@ from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.origins import read_words
+from panic_tda.parameters import require_cosine
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.drawing import (
@@ -131,6 +132,7 @@ def read_scene(
     progress: Progress,
 ) -> Scene:
     """Lay out a clustering and read the labels; raises the errors of `plot_clustering`."""
+    require_cosine(source.record, "the figure")
     with open_clustering(database, source, progress) as stored:
         rows = choose_rows(stored, n_rows=n_rows, seed=seed)
         if not len(rows):
@@ -138,6 +140,7 @@ def read_scene(
         vectors, assigned, medoids = stored.read_vectors(rows), stored.assignments, stored.medoids
         texts = stored.read_medoid_texts(list(medoids)[: style.n_labels])
         words = read_words(stored) if style.with_words and texts else {}
+        n_predicted = stored.n_predicted
     progress.phase("compute the map")
     layout = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
     at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))
@@ -156,7 +159,8 @@ def read_scene(
         assigned.labels[layout.rows],
         places,
         title,
-        _compose_caption(source, layout, n_labels, "words" if style.with_words else "medoids"),
+        _compose_caption(source, layout, n_labels, "words" if style.with_words else "medoids")
+        + (f" Without {n_predicted:,} embeddings assigned since." if n_predicted else ""),
     )
 
 

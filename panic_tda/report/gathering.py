@@ -16,6 +16,7 @@ from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.milestones import Trajectories, find_states, find_visits
 from panic_tda.insight.origins import ClusterOrigins, StepWords, count_members
 from panic_tda.insight.trajectories import Recurrences, TrajectoryStudy, sum_up
+from panic_tda.parameters import require_cosine
 from panic_tda.progress import Progress, Silent
 from panic_tda.report import head, motion, places
 from panic_tda.report.thumbnails import NoPillow, read_thumbnails
@@ -57,6 +58,8 @@ class ReportInputs:
         Spanning tree of the rows, or the reason why it is missing.
     graph : SpanningTree or None
         The tree with the neighbour lists, if they are stored.
+    n_predicted : int
+        Number of predicted embeddings, which are not on the page.
     """
 
     stored: StoredClustering
@@ -70,6 +73,7 @@ class ReportInputs:
     origins: ClusterOrigins
     tree: SpanningTree | NoTree
     graph: SpanningTree | None
+    n_predicted: int
 
 
 def gather(
@@ -100,6 +104,7 @@ def gather(
     dict
         Plain values and arrays for `container.pack`. Missing parts are None, and `notes` say why.
     """
+    require_cosine(source.record, "the report")
     progress = progress or Silent()
     inputs = read_inputs(database, source, map_rows=map_rows, seed=seed, progress=progress)
     progress.phase("compute the map")
@@ -122,6 +127,8 @@ def gather(
     notes = [doubt.sentence for doubt in doubts[1:]]
     if page["thumbnails"]["missing"]:
         notes.append(f"There are no images: {page['thumbnails']['missing']}")
+    if inputs.n_predicted:
+        notes.append(head.describe_predicted(inputs.n_predicted))
     page["tree"] = page["density"] = page["sweep"] = None
     if isinstance(inputs.tree, NoTree):
         notes.append(f"There is no tree, no density and no sweep: {inputs.tree}")
@@ -158,7 +165,7 @@ def read_inputs(
         except NoTree as error:
             tree = error
         graph = stored.find_graph()
-        clusters, runs = stored.clusters, stored.runs
+        clusters, runs, n_predicted = stored.clusters, stored.runs, stored.n_predicted
         members = count_members(trajectories, runs, n_clusters=len(clusters))
     progress.phase("compute statistics")
     return ReportInputs(
@@ -173,6 +180,7 @@ def read_inputs(
         origins=ClusterOrigins(members, words.counts.name_clusters()),
         tree=tree,
         graph=graph,
+        n_predicted=n_predicted,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from panic_tda.doubts import Doubt
 from panic_tda.insight.run_groups import GroupSummary
-from panic_tda.parameters import chord_to_cosine
+from panic_tda.parameters import COSINE, chord_to_cosine
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import pluralize
@@ -54,6 +54,8 @@ def clustering_command(source: ClusteringSummary, database: Database) -> str:
     ]
     if record.max_cluster_size:
         options += ["--max-cluster-size", record.max_cluster_size]
+    if record.metric not in (None, COSINE):
+        options += ["--metric", record.metric]
     if record.recut_of:
         return database.command("recut-clustering", *options, record.recut_of)
     options += ["--downsample", record.downsample or 1, "--backend", record.backend]
@@ -129,3 +131,12 @@ def _inflect(number: int, verb: str) -> str:
 def _format_count(number: float, thing: str) -> str:
     things = pluralize(number, thing)
     return f"{number:,g} {things}" if number < 1e6 else f"{number:,.0f} {things}"
+
+
+def describe_predicted(n_predicted: int) -> str:
+    """Return the note that embeddings were assigned since, which are not on the page."""
+    were = pluralize(n_predicted, "embedding was", "embeddings were")
+    return (
+        f"{n_predicted:,} further {were} assigned to these clusters since (predicted); they are in "
+        "exports and show-trajectories, and not on this page."
+    )

@@ -32,6 +32,8 @@ _LIMITS: dict[tuple[str, str], tuple[float, float]] = {
     ("cluster", "medoid_copies"): (0, 2**31 - 1),
     ("embeddingcluster", "label"): (OUTLIER, 2**31 - 1),
     ("embeddingcluster", "probability"): (-ROUNDING, 1 + ROUNDING),
+    ("embeddingprediction", "label"): (OUTLIER, 2**31 - 1),
+    ("embeddingprediction", "probability"): (-ROUNDING, 1 + ROUNDING),
     ("clusteringtree", "part"): (0, 2**31 - 1),
 }
 """Smallest and largest value of columns that do not allow every number of their type."""
@@ -115,11 +117,11 @@ def build_damage_error(table: str, column: str, keys: Sequence[Any], reason: str
     """
     row = ", ".join(show_value(key) for key in keys)
     place = f"{f'table {table}, ' if table else ''}column {column}{f', row {row}' if row else ''}"
-    remedy = (
-        "delete that clustering and cluster again"
-        if table in _OURS
-        else "correct it in the database (panic-tda doctor lists such values)"
-    )
+    remedy = "correct it in the database (panic-tda doctor lists such values)"
+    if table in _OURS:
+        remedy = "delete that clustering and cluster again"
+    elif table == "embeddingprediction":
+        remedy = "delete it (panic-tda doctor --fix damaged_prediction) and assign the embeddings again"
     message = f"{place}: the stored value cannot be read ({reason}); {remedy}"
     return DamagedValue(message, place=place, reason=reason)
 

@@ -96,7 +96,7 @@ def test_a_prediction_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyP
     rows, new = split(2, 5)
     model = HDBSCAN(10, metric="euclidean").fit(rows)
     together = model.predict(new)
-    monkeypatch.setattr(prediction, "_BATCH_PAIRS", 7 * len(rows))
+    monkeypatch.setattr(prediction, "QUERY_ROWS", 7)
     monkeypatch.setattr(prediction, "_TILE_ROWS", 64)
     assert model.predict(new).tolist() == together.tolist()
 
@@ -107,3 +107,35 @@ def test_without_clusters_every_new_row_is_an_outlier() -> None:
         labels, probabilities = model.fit(rows).predict_with_probability(rows)
         assert set(labels.tolist()) == {-1}
         assert set(probabilities.tolist()) == {0.0}
+
+
+def test_copies_count_as_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The neighbour and the height of each new row are those of the definition, over all rows with copies."""
+    from panic_tda.clustering import prediction
+
+    generator = np.random.default_rng(8)
+    distinct = islands(3, 200, 8).astype(np.float64)
+    rows = distinct[generator.permutation(np.repeat(np.arange(200), generator.integers(1, 9, 200)))]
+    new = np.concatenate([distinct[:40], distinct[:80] + generator.normal(size=(80, 3))])
+    model = HDBSCAN(10, MIN_SAMPLES, metric="euclidean").fit(rows)
+    assert model.clustering_.tree is not None
+    cores = model.clustering_.tree.core_distances
+    assert cores is not None
+    distances = np.linalg.norm(new[:, None] - rows[None], axis=2)
+    own = np.sort(distances, axis=1)[:, MIN_SAMPLES - 1]
+    heights = np.maximum(np.maximum(distances, cores), own[:, None])
+    monkeypatch.setattr(prediction, "_TILE_ROWS", 32)
+    predictor = model._state.predictor
+    frame = model._state.frame
+    assert frame is not None
+    frame.apply(prepared := new.copy())
+    joins = prediction._find_neighbours(predictor, prepared)
+    floor = model.clustering_.record.distance_floor
+    np.testing.assert_allclose(
+        joins.height / predictor.scale, np.maximum(heights.min(axis=1), floor), rtol=1e-9
+    )
+    tied = heights <= heights.min(axis=1)[:, None] * (1 + 1e-9)
+    nearest = np.where(tied, distances, np.inf).min(axis=1)
+    np.testing.assert_allclose(joins.distance / predictor.scale, nearest, rtol=1e-9, atol=1e-12)
+    assert len(predictor.rows) == 200
+    assert predictor.counts.sum() == len(rows)

@@ -135,7 +135,9 @@ def test_three_runs_at_once_save_three_complete_clusterings(upgraded: MakeFile) 
         thread.start()
     for thread in threads:
         thread.join()
-    assert {name: result.code for name, result in results.items()} == {"one model": 0, "both models": 0}, results
+    assert {name: result.code for name, result in results.items()} == {"one model": 0, "both models": 0}, (
+        results
+    )
     assert require_complete(file.path) == 3
     with opened(file.path) as connection:
         hashes = connection.execute(

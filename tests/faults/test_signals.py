@@ -177,9 +177,7 @@ def many_models(tmp_path: Path, template_of_models: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", WORK)
-def test_a_signal_whose_exception_python_drops_takes_effect_anyway(
-    many_models: Path, name: str
-) -> None:
+def test_a_signal_whose_exception_python_drops_takes_effect_anyway(many_models: Path, name: str) -> None:
     path = many_models
     before = snapshot(path)
     words, target, (number, code, word) = WORK[name]

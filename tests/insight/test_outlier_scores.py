@@ -51,6 +51,39 @@ def test_an_outlier_belongs_to_the_nearest_cluster_along_the_tree() -> None:
     tree = SpanningTree(np.arange(5), np.arange(1, 6), np.array([0.1, 0.4, 0.2, 0.7, 0.1]))
     labels = np.array([0, 0, OUTLIER, OUTLIER, 1, 1])
     # From row 3 it is 0.6 to cluster 0 and 0.7 to cluster 1.
-    assert find_nearest_clusters(tree, labels).tolist() == [0, 0, 0, 0, 1, 1]
+    nearest = find_nearest_clusters(tree, labels)
+    assert nearest.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    # The largest height on the way: 0.4 for rows 2 and 3.
+    assert nearest.distances.tolist() == [0.0, 0.0, 0.4, 0.4, 0.0, 0.0]
     nowhere = np.full(6, OUTLIER)
-    assert find_nearest_clusters(tree, nowhere).tolist() == nowhere.tolist()
+    assert find_nearest_clusters(tree, nowhere).labels.tolist() == nowhere.tolist()
+
+
+def test_the_distance_to_the_nearest_cluster_is_the_largest_height_of_a_long_path() -> None:
+    generator = np.random.default_rng(5)
+    n = 300
+    parents = np.array([generator.integers(row) for row in range(1, n)])
+    tree = SpanningTree(np.arange(1, n), parents, generator.uniform(0.1, 1, n - 1))
+    labels = np.full(n, OUTLIER)
+    labels[0], labels[7] = 0, 1
+    nearest = find_nearest_clusters(tree, labels)
+    neighbours: dict[int, list[tuple[int, float]]] = {row: [] for row in range(n)}
+    for u, v, height in zip(tree.u.tolist(), tree.v.tolist(), tree.height.tolist(), strict=True):
+        neighbours[u].append((v, height))
+        neighbours[v].append((u, height))
+    # Sum and largest height from each member to every row, by a walk through the tree.
+    walks = {}
+    for member in (0, 7):
+        reached, open_rows = {member: (0.0, 0.0)}, [member]
+        while open_rows:
+            row = open_rows.pop()
+            for other, height in neighbours[row]:
+                if other not in reached:
+                    total, largest = reached[row]
+                    reached[other] = total + height, max(largest, height)
+                    open_rows.append(other)
+        walks[member] = reached
+    for row in range(n):
+        member = min((0, 7), key=lambda candidate: walks[candidate][row][0])
+        assert nearest.labels[row] == labels[member]
+        assert nearest.distances[row] == walks[member][row][1]

@@ -26,7 +26,7 @@ from tests.insight.planted import PlantedRun, plant, run_id
 from tests.insight.reference_trajectories import states_of, visits_of
 from tests.snapshots import opened
 
-COLUMNS = ["run_id", "step", "sequence_number", "label", "state", "flag", "visit"]
+COLUMNS = ["run_id", "step", "sequence_number", "label", "state", "flag", "visit", "predicted"]
 ASSIGNED = """
     SELECT run_id, type, sequence_number, label, probability, vector
     FROM embeddingcluster
@@ -71,6 +71,7 @@ def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
                     "state": states[row],
                     "flag": flags[row],
                     "visit": sum(first <= step for first in begins) - 1,
+                    "predicted": False,
                     "drift": math.dist(units[row], units[0]),
                     "stride": math.dist(units[row], units[row - 1]) if row else None,
                 }
@@ -144,7 +145,7 @@ def test_planted_steps_have_their_states(tmp_path: Path) -> None:
     ]
     second = [(0, 1, -1, -1, "entering", 0), (1, 3, -1, -1, "entering", 0)]
     expected = [(0, *row) for row in first] + [(1, *row) for row in second] + [(2, 0, 1, 2, 2, "core", 0)]
-    rows = table.select(COLUMNS).to_pylist()
+    rows = table.select(COLUMNS[:-1]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [(dashed(run_id(n)), *row) for n, *row in expected]
     # The planted vectors are zero, and have no direction.
     assert table["drift"].null_count == table["stride"].null_count == len(expected)

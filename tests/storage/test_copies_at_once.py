@@ -88,7 +88,9 @@ def rows(target: object) -> dict[str, int]:
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
 
 
-def test_two_copies_at_once_lose_nothing_and_name_the_other_process(source: UpgradedFile, target: str) -> None:
+def test_two_copies_at_once_lose_nothing_and_name_the_other_process(
+    source: UpgradedFile, target: str
+) -> None:
     for code, errors in copy_at_once(source.path, target):
         if code:
             (error,) = errors

@@ -127,9 +127,10 @@ def test_the_reference_has_every_kind_of_the_database_itself(tmp_path: Path) -> 
     names = [f"'{row['id']}'" for row in read_tables(path)["embedding"] if row["embedding_model"] == "Nomic"]
     damage(path, copy_of(names[5][1:-1], IDS[0]), *(change.format(*names) for change in changes_of_all))
     wanted = expected(read_tables(path))
-    # These have tests with values of every kind (`tests/faults`), dumps (`test_dumps`), forged trees and old
-    # trees (`test_trees`).
+    # These have tests of their own: `tests/faults`, `test_dumps`, forged and old trees (`test_trees`),
+    # `test_assigning`.
     others = {
+        "damaged_prediction",
         "old_clustering_tables",
         "unfinished_work",
         "unreadable_value",

@@ -522,4 +522,5 @@ def test_the_doctor_on_postgres_finds_what_the_oracle_finds(url: str, database: 
         "broken_clustering": (0, 0),
         "damaged_tree": (0, 0),
         "damaged_neighbours": (0, 0),
+        "damaged_prediction": (0, 0),
     }

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import BadVectors, UnknownModel
 from panic_tda.files.importing import import_embeddings
+from panic_tda.insight.assigning import assign_embeddings
 from panic_tda.insight.comparison import compare_clusterings
 from panic_tda.insight.divergence import read_divergence
 from panic_tda.insight.merges import read_merges
@@ -38,6 +39,7 @@ from panic_tda.storage.read.census import (
 from panic_tda.storage.read.clusterings import find_stored, open_clustering
 from panic_tda.storage.read.loading import load_embeddings
 from panic_tda.storage.read.overview import read_overview
+from panic_tda.storage.read.predictions import find_unassigned
 from panic_tda.storage.read.results import (
     find_clusterings,
     get_cluster_details,
@@ -125,6 +127,7 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
     pq.write_table(pa.table({"text": ["one", "two"], "vector": vectors}), path)
     for _ in range(2):
         import_embeddings([path], database, model="Nomic")
+    assign_embeddings(database, clustering, skip_invalid=True)
     delete_clusterings(database, [clustering.id])
 
 
@@ -211,6 +214,27 @@ def test_the_invocations_of_a_clustering_are_in_indexes(upgraded: MakeFile, spec
         assert set().union(*(tables_read(raw, sql) for sql in selects)) == set()
         # Sorted it would be, had the assignments been read by the index on embeddings.
         assert not [step for sql in selects for step in plan(raw, sql) if "TEMP B-TREE" in step]
+
+
+@pytest.mark.parametrize("downsample", [1, 2])
+def test_embeddings_without_an_assignment_are_found_in_indexes(upgraded: MakeFile, downsample: int) -> None:
+    database, facts = upgraded(EVERYTHING)
+    ids = [e.id for e in facts.sample("Nomic") if e.kind == "good"]
+    finished = make_finished(ids[::2])
+    with database.writing() as connection:
+        save_clustering(connection, finished)
+    _, summary = find_stored(database, "latest")
+    with open_clustering(database, summary) as stored:
+        held = [stored.assignments_with_locators(), stored.predictions]
+        with statements() as executed, database.reading() as connection:
+            found = find_unassigned(connection, summary, held, width=32, downsample=downsample)
+    assert len(found.locators) > (0 if downsample > 1 else len(ids) // 2 - 1)
+    assert found.n_invalid
+    selects = [sql for sql in queries(executed) if "embedding" in sql]
+    with closing(sqlite3.connect(facts.path)) as raw:
+        assert set().union(*(tables_read(raw, sql) for sql in selects)) == set()
+        steps = [step for sql in selects for step in plan(raw, sql)]
+    assert len([step for step in steps if "ix_embedding_model_length_invocation" in step]) == 4
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

@@ -11,7 +11,7 @@ from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.insight.origins import ORIGINS, ClusterOrigins
-from panic_tda.parameters import ClusteringRecord, chord_to_cosine
+from panic_tda.parameters import COSINE, ClusteringRecord, chord_to_cosine
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import CLUSTERED, ModelOutcome
 from panic_tda.wording import on_one_line, pluralize
@@ -88,7 +88,11 @@ def next_steps_text(outcomes: Sequence[ModelOutcome], command: Callable[..., str
 
 
 def details_json(
-    summary: ClusteringSummary, clusters: Sequence[ClusterDetails], origins: ClusterOrigins | None = None
+    summary: ClusteringSummary,
+    clusters: Sequence[ClusterDetails],
+    origins: ClusterOrigins | None = None,
+    *,
+    n_predicted: int = 0,
 ) -> dict[str, Any]:
     """Return one element of the list that `show-clustering --json` prints."""
     fields = plain(asdict(summary))
@@ -98,7 +102,8 @@ def details_json(
         | (dict.fromkeys(ORIGINS) if origins is None else origins.to_dict(cluster.label))
         for cluster in clusters
     ]
-    about = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
+    about: dict[str, Any] = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
+    about["n_predicted"] = n_predicted
     return fields | about | {"clusters": cluster_objects}
 
 
@@ -109,6 +114,7 @@ def details_text(
     *,
     limit: int = 0,
     origins: ClusterOrigins | None = None,
+    n_predicted: int = 0,
 ) -> str:
     """Return one clustering: its parameters, then its clusters, the largest first.
 
@@ -120,7 +126,9 @@ def details_text(
         f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s"
     )
     doubts = [f"  doubtful: {doubt.sentence}" for doubt in find_doubts(record)]
-    lines = [*(paragraph(line, width) for line in (heading, *_format_parameters(record), *doubts)), ""]
+    further = [f"  {_describe_predicted(n_predicted)}"] if n_predicted else []
+    about = (heading, *_format_parameters(record), *doubts, *further)
+    lines = [*(paragraph(line, width) for line in about), ""]
     if len(clusters) > record.n_clusters or sum(cluster.size for cluster in clusters) > record.n_embeddings:
         lines += ["The stored counts and the rows differ; panic-tda doctor says more.", ""]
     for cluster in clusters:
@@ -163,6 +171,13 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
     )
 
 
+def _describe_predicted(number: int) -> str:
+    have = pluralize(number, "embedding was assigned", "embeddings were assigned")
+    return (
+        f"{number} further {have} since (assign-embeddings); sizes, outliers and persistence are without them"
+    )
+
+
 def _describe_vanished(number: int) -> str:
     have = pluralize(
         number, "embedding has been deleted since and was", "embeddings have been deleted since and were"
@@ -175,8 +190,10 @@ def _format_parameters(record: ClusteringRecord) -> list[str]:
     counts = ", ".join(f"{name.removeprefix('n_')} {getattr(record, name)}" for name in _COUNTED)
     limit = record.max_cluster_size
     largest = f", max_cluster_size {limit}" if limit else ""
+    is_cosine = record.metric in (None, COSINE)
+    unit = f"chord (cosine distance {chord_to_cosine(epsilon):g})" if is_cosine else f"({record.metric})"
     return [
-        f"  epsilon {epsilon:g} chord (cosine distance {chord_to_cosine(epsilon):g}), min_cluster_size "
+        f"  epsilon {epsilon:g} {unit}, min_cluster_size "
         f"{record.min_cluster_size}{largest}, min_samples {record.min_samples}, "
         f"{record.cluster_selection_method}, "
         f"single cluster {'allowed' if record.allow_single_cluster else 'not allowed'}",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
 from panic_tda.cli.rendering.common import percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.doubts import find_doubts
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.parameters import COSINE, ClusteringRecord
 from panic_tda.storage.read.results import ClusteringSummary, UnreadableClustering
 from panic_tda.wording import on_one_line, pluralize
 
@@ -22,6 +23,9 @@ _LAST_COLUMNS = (
     Column("outliers", right=True, rank=6),
     Column("time", right=True, rank=13),
 )
+
+
+_PREDICTED = Column("predicted", right=True, rank=6)
 
 
 class _Setting(NamedTuple):
@@ -74,6 +78,7 @@ _SETTINGS = (
         lambda record: yes_no(record.allow_single_cluster),
         "no",
     ),
+    _Setting(Column("metric", rank=5), "metric", lambda record: record.metric or COSINE, COSINE),
     _Setting(Column("exact", rank=11), "exact", lambda record: yes_no(record.exact)),
     _Setting(Column("backend", rank=12), "backend", lambda record: record.backend),
 )
@@ -82,16 +87,24 @@ _SETTINGS = (
 _JSON_KEYS = (
     *("id", "embedding_model", "algorithm", "epsilon", "min_cluster_size", "min_samples", "selection_method"),
     *("max_cluster_size", "allow_single_cluster", "downsample", "recut_of", "backend", "exact", "n_clusters"),
+    "metric",
     *("root_selected", "doubts", "n_assignments", "outlier_percent", "created_at", "duration_seconds"),
-    "unreadable",
+    *("n_predicted", "unreadable"),
 )
 
 
 def listing_json(
-    summaries: Sequence[ClusteringSummary], unreadable: Sequence[UnreadableClustering] = ()
+    summaries: Sequence[ClusteringSummary],
+    unreadable: Sequence[UnreadableClustering] = (),
+    *,
+    predicted: Mapping[UUID, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the list that `list-clusterings --json` prints, with unreadable clusterings at its end."""
-    return [*map(_convert_summary, summaries)] + [
+    """Return the list that `list-clusterings --json` prints, with unreadable clusterings at its end.
+
+    `predicted` has the numbers of predicted embeddings by id of the clustering.
+    """
+    predicted = predicted or {}
+    return [_convert_summary(summary, predicted.get(summary.id, 0)) for summary in summaries] + [
         dict.fromkeys(_JSON_KEYS)
         | {
             "id": clustering.reference,
@@ -109,12 +122,14 @@ def listing_text(
     unreadable: Sequence[UnreadableClustering] = (),
     *,
     names: Mapping[str, str] | None = None,
+    predicted: Mapping[UUID, int] | None = None,
 ) -> str:
     """Return one line per stored clustering, the latest first, and how many of `n_stored` are not shown.
 
     Settings in which the clusterings differ have columns; the others stand below, and so do clusterings that
     cannot be read, each with the reason. `names` are the ids of all stored clusterings, shortened
-    (`wording.shorten_ids`); without them ids are not shortened.
+    (`wording.shorten_ids`); without them ids are not shortened. `predicted` has the numbers of predicted
+    embeddings by id of the clustering; without any there is no column of them.
     """
     lines = [_describe_unreadable(clustering, width) for clustering in unreadable]
     if not summaries:
@@ -125,6 +140,7 @@ def listing_text(
     ]
     differing = [number for number in range(len(_SETTINGS)) if len({row[number] for row in cells}) > 1]
     columns = [*_FIRST_COLUMNS, *(_SETTINGS[number].column for number in differing), *_LAST_COLUMNS]
+    columns += [_PREDICTED] if predicted else []
     rows = [
         (
             names.get(str(summary.id), str(summary.id)),
@@ -134,6 +150,7 @@ def listing_text(
             str(summary.record.n_clusters) + " (root)" * bool(summary.record.root_selected),
             percent(summary.record.n_outliers, summary.record.n_embeddings),
             f"{summary.seconds:.1f} s",
+            *([str(predicted.get(summary.id, 0))] if predicted else ()),
         )
         for summary, row in zip(summaries, cells, strict=True)
     ]
@@ -157,17 +174,21 @@ def deletion_text(
     unreadable: Sequence[UnreadableClustering] = (),
     *,
     names: Mapping[str, str] | None = None,
+    predicted: Mapping[UUID, int] | None = None,
 ) -> str:
-    """Return what a deletion removes; `names` as for `listing_text`."""
+    """Return what a deletion removes; `names` and `predicted` as for `listing_text`."""
     if not summaries and not unreadable:
         return "Nothing to delete."
     n_clusters = sum(summary.record.n_clusters for summary in summaries)
     n_assignments = sum(summary.record.n_embeddings for summary in summaries)
+    n_predicted = sum((predicted or {}).get(summary.id, 0) for summary in summaries)
+    also = f", and {n_predicted} predicted {pluralize(n_predicted, 'assignment')}" if n_predicted else ""
     n_deleted = len(summaries) + len(unreadable)
     listed = listing_text(summaries[:_DELETED_SHOWN], len(summaries), width, unreadable, names=names)
     total = (
         f"This deletes {n_deleted} {pluralize(n_deleted, 'clustering')} with {n_clusters} "
-        f"{pluralize(n_clusters, 'cluster')} and {n_assignments} {pluralize(n_assignments, 'assignment')}."
+        f"{pluralize(n_clusters, 'cluster')} and {n_assignments} "
+        f"{pluralize(n_assignments, 'assignment')}{also}."
     )
     return f"{listed}\n{paragraph(total, width)}"
 
@@ -180,15 +201,16 @@ def _describe_setting(setting: _Setting, record: ClusteringRecord, names: Mappin
     return names.get(text, text[: max(map(len, names.values()))])
 
 
-def _convert_summary(summary: ClusteringSummary) -> dict[str, Any]:
+def _convert_summary(summary: ClusteringSummary, n_predicted: int) -> dict[str, Any]:
     record = summary.record
     values = (
         *(str(summary.id), summary.embedding_model, summary.algorithm, record.cluster_selection_epsilon),
         *(record.min_cluster_size, record.min_samples, record.cluster_selection_method),
         *(record.max_cluster_size, record.allow_single_cluster, record.downsample, record.recut_of),
-        *(record.backend, record.exact, record.n_clusters, record.root_selected),
+        *(record.backend, record.exact, record.n_clusters, record.metric or COSINE, record.root_selected),
         [asdict(doubt) for doubt in find_doubts(record)],
-        *(record.n_embeddings, _compute_outlier_percent(record), summary.created_at, summary.seconds, None),
+        *(record.n_embeddings, _compute_outlier_percent(record), summary.created_at, summary.seconds),
+        *(n_predicted, None),
     )
     return plain(dict(zip(_JSON_KEYS, values, strict=True)))
 

@@ -82,9 +82,14 @@ def trajectories_text(
         Columns of the terminal.
     """
     apart = f", {study.sampling} from one sampled step to the next" if study.sampling > 1 else ""
+    predicted = (
+        f" The clusters of {study.n_predicted:,} of {study.n_steps:,} steps are predicted."
+        if study.n_predicted
+        else ""
+    )
     head = f"Trajectories in clustering {study.clustering} of {on_one_line(clustering.embedding_model)}"
     narrow = min(width, PIPE_COLUMNS)
-    parts = [f"{paragraph(head, narrow)}\n{paragraph(f'Times are output steps{apart}.', narrow)}"]
+    parts = [f"{paragraph(head, narrow)}\n{paragraph(f'Times are output steps{apart}.{predicted}', narrow)}"]
     if not study.runs:
         return "\n\n".join([*parts, "No run has a step left in this clustering."])
     names = list(study.groups[0].group)

@@ -169,7 +169,8 @@ class TiledBackend:
 
     def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
         """Return the bytes of the rows and of the work; see `Backend.bytes_needed`."""
-        rows = 4 * n_rows * n_features
+        # Euclidean rows are a float64 copy of the float32 rows that were loaded.
+        rows = (12 if options.metric == EUCLIDEAN else 4) * n_rows * n_features
         if options.on_device:
             work_bytes = self.device_bytes(n_rows, n_features, options.tree_min_samples)
             return work_bytes + rows if self.rows_on_device(n_rows, n_features, options) else work_bytes

@@ -16,6 +16,7 @@ from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings, show_id
 from panic_tda.storage.read.summaries import ResultRow, read_result_rows
 from panic_tda.storage.schema.tables import (
+    EMBEDDING_PREDICTION,
     Cluster,
     ClusteringResult,
     ClusteringTree,
@@ -26,12 +27,16 @@ from panic_tda.types import OUTLIER
 from panic_tda.wording import pluralize
 
 ORPHAN, BROKEN, OLD = "orphan_assignment", "broken_clustering", "old_clustering_tables"
-_TABLES = {table.__tablename__: table for table in (EmbeddingCluster, Cluster, ClusteringTree)}
 _OLD_TABLES = ("clusteringresult", "cluster", "embeddingcluster")
 _result: Any = ClusteringResult.__table__
 _cluster: Any = Cluster.__table__
 _assignment: Any = EmbeddingCluster.__table__
 _embedding: Any = Embedding.__table__
+_tree: Any = ClusteringTree.__table__
+_TABLES = {table.name: table for table in (_tree, _assignment, EMBEDDING_PREDICTION, _cluster)}
+"""Tables whose rows belong to a clustering, in the order in which they are deleted."""
+ASSIGNMENTS = (_assignment, EMBEDDING_PREDICTION)
+"""Tables with the assignments of embeddings: of the fit, and predicted."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,12 @@ class OrphanRows:
     @property
     def n_assignments(self) -> int:
         """Return the number of assignments; it is 0 where only clusters or parts of a tree are left."""
-        return self.n_rows["embeddingcluster"]
+        return sum(self.n_rows.get(table.name, 0) for table in ASSIGNMENTS)
 
     def __str__(self) -> str:
         words = {
             "embeddingcluster": "assignments",
+            "embeddingprediction": "predicted assignments",
             "cluster": "clusters",
             "clusteringtree": "parts of a tree",
         }
@@ -64,7 +70,8 @@ def check_clusterings(info: DatabaseInfo, findings: Findings) -> None:
         for orphans in find_orphans(info, connection):
             if not orphans.n_assignments:
                 findings.add(BROKEN, f"result_key {show_id(orphans.key)}")
-            findings.add_all(ORPHAN, orphans.n_assignments, _read_assigned_ids(connection, orphans.key))
+            ids = _read_assigned_ids(info, connection, orphans.key)
+            findings.add_all(ORPHAN, orphans.n_assignments, ids)
             findings.say(ORPHAN if orphans.n_assignments else BROKEN, str(orphans))
         clusterings = list(read_result_rows(connection))
     for row in clusterings:
@@ -73,6 +80,12 @@ def check_clusterings(info: DatabaseInfo, findings: Findings) -> None:
             for identity in find_missing_embeddings(connection, row.key):
                 findings.add(ORPHAN, identity, f"no such embedding; in clustering {show_id(row.id)}")
                 n_lost += 1
+            if info.has_ours(EMBEDDING_PREDICTION.name):
+                missing = find_missing_embeddings(connection, row.key, EMBEDDING_PREDICTION)
+                for identity in missing:
+                    findings.add(
+                        ORPHAN, identity, f"no such embedding; predicted in clustering {show_id(row.id)}"
+                    )
             reason = describe_difference(connection, row, n_lost)
         if reason:
             findings.add(BROKEN, row.id, reason)
@@ -93,13 +106,13 @@ def find_orphans(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]
     """Count the rows of each key without a clustering, by one index lookup for each key."""
     known = set(read_stored_values(connection, sa.select(_result.c.key)))
     tables = {name: table for name, table in _TABLES.items() if name in info.columns}
-    columns = [table.result_key for table in tables.values()]
+    columns = [table.c.result_key for table in tables.values()]
     orphan_keys = {key for column in columns for key in read_distinct_values(connection, column)} - known
     return [
         OrphanRows(
             key,
             {
-                name: _count_rows(connection, table.result_key == as_literal(key))
+                name: _count_rows(connection, table.c.result_key == as_literal(key))
                 for name, table in tables.items()
             },
         )
@@ -110,11 +123,11 @@ def find_orphans(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]
     ]
 
 
-def find_missing_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
+def find_missing_embeddings(connection: Connection, key: Any, table: sa.Table = _assignment) -> Iterator[Any]:
     """Yield the ids of missing embeddings that a clustering refers to, by the indexes of both tables."""
-    joined = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
-    query = sa.select(_assignment.c.embedding_id).select_from(joined)
-    of_key = _assignment.c.result_key == as_literal(key)
+    joined = table.outerjoin(_embedding, _embedding.c.id == table.c.embedding_id)
+    query = sa.select(table.c.embedding_id).select_from(joined)
+    of_key = table.c.result_key == as_literal(key)
     return read_stored_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
 
 
@@ -151,20 +164,19 @@ def describe_difference(connection: Connection, row: ResultRow, n_lost: int) -> 
     return ", ".join(reasons)
 
 
-def delete_key(connection: Connection, key: Any) -> None:
+def delete_key(info: DatabaseInfo, connection: Connection, key: Any) -> None:
     """Delete a clustering with all rows that have its key."""
-    for table in (ClusteringTree, EmbeddingCluster, Cluster):
-        connection.execute(sa.delete(table).where(table.result_key == as_literal(key)))
+    for name, table in _TABLES.items():
+        if info.has_ours(name):
+            connection.execute(sa.delete(table).where(table.c.result_key == as_literal(key)))
     connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.key == as_literal(key)))
 
 
-def delete_missing(connection: Connection, key: Any) -> int:
+def delete_missing(connection: Connection, key: Any, table: sa.Table = _assignment) -> int:
     """Delete the assignments of a clustering whose embeddings are missing; return their number."""
-    embedding_exists = (
-        sa.select(_embedding.c.id).where(_embedding.c.id == _assignment.c.embedding_id).exists()
-    )
-    of_key = _assignment.c.result_key == as_literal(key)
-    deletion = connection.execute(sa.delete(EmbeddingCluster).where(of_key, ~embedding_exists))
+    embedding_exists = sa.select(_embedding.c.id).where(_embedding.c.id == table.c.embedding_id).exists()
+    of_key = table.c.result_key == as_literal(key)
+    deletion = connection.execute(sa.delete(table).where(of_key, ~embedding_exists))
     return int(deletion.rowcount)
 
 
@@ -195,10 +207,11 @@ def _read_clusters(connection: Connection, key: int) -> dict[int, tuple[int, int
     return {label: (size, label_of_medoid) for label, size, label_of_medoid in connection.execute(query)}
 
 
-def _read_assigned_ids(connection: Connection, key: int) -> Iterator[Any]:
-    return read_stored_values(
-        connection, sa.select(_assignment.c.embedding_id).where(_assignment.c.result_key == as_literal(key))
-    )
+def _read_assigned_ids(info: DatabaseInfo, connection: Connection, key: int) -> Iterator[Any]:
+    for table in ASSIGNMENTS:
+        if info.has_ours(table.name):
+            of_key = table.c.result_key == as_literal(key)
+            yield from read_stored_values(connection, sa.select(table.c.embedding_id).where(of_key))
 
 
 def _count_rows(connection: Connection, condition: Any) -> int:

@@ -17,13 +17,13 @@ from panic_tda.progress import Progress
 from panic_tda.storage.cells import read_stored_values, row_locator
 from panic_tda.storage.database import PIPELINE_TABLES, Database, schema_version
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.schema.tables import PROMPT_EMBEDDING
+from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, PROMPT_EMBEDDING
 
 IMAGE = "output_image_data"
 BATCH_ROWS = 2048
 _TABLES = (
     *(*PIPELINE_TABLES, "clusteringresult", "cluster", "embeddingcluster", "clusteringtree"),
-    PROMPT_EMBEDDING.name,
+    *(EMBEDDING_PREDICTION.name, PROMPT_EMBEDDING.name),
 )
 _ROWS = re.compile(r"(SCAN|SEARCH) (TABLE )?invocation(_\d+)?\b(?!.* COVERING INDEX )")
 

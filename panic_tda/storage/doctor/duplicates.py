@@ -99,9 +99,15 @@ def find_referenced_ids(info: DatabaseInfo, connection: Connection, ids: Sequenc
     if not info.has_ours("clusteringresult"):
         return set()
     known = set(connection.execute(sa.select(ClusteringResult.key)).scalars())
+    columns = {
+        "embeddingcluster": "embedding_id",
+        "cluster": "medoid_embedding_id",
+        "embeddingprediction": "embedding_id",
+    }
     return {
         identity
-        for table, column in (("embeddingcluster", "embedding_id"), ("cluster", "medoid_embedding_id"))
+        for table, column in columns.items()
+        if info.has_ours(table)
         for identity, key in select_by_keys(connection, table, [column, "result_key"], {column: ids})
         if key in known
     }

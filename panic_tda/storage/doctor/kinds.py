@@ -9,6 +9,7 @@ from panic_tda.storage.doctor import (
     clusterings,
     duplicates,
     embeddings,
+    predictions,
     prompts,
     repairs,
     runs,
@@ -182,6 +183,15 @@ _ALL = (
         "doctor --fix damaged_neighbours deletes the lists; cluster again to store new ones",
         trees.check_neighbours,
         repairs.plan_damaged_neighbours,
+    ),
+    Kind(
+        predictions.DAMAGED,
+        "predicted assignments with an invalid label or probability, or of an embedding that the clustering "
+        "itself holds; the clusters do not depend on them",
+        "doctor --fix damaged_prediction deletes them; assign the embeddings again (panic-tda "
+        "assign-embeddings)",
+        predictions.check_predictions,
+        repairs.plan_damaged_predictions,
     ),
     Kind(
         values.UNREADABLE,

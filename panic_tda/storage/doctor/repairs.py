@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import slices
-from panic_tda.storage.doctor import clusterings, trees
+from panic_tda.storage.doctor import clusterings, predictions, trees
 from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.duplicates import DUPLICATE, find_copies, find_duplicates, find_removable
 from panic_tda.storage.read.summaries import read_result_rows
@@ -72,18 +72,24 @@ def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
     with info.reading("find orphan assignments") as connection:
         planned = [orphans for orphans in clusterings.find_orphans(info, connection) if orphans.n_assignments]
         n_missing = {
-            row.key: n_embeddings
+            (row.key, table): n_embeddings
             for row in read_result_rows(connection)
-            if (n_embeddings := sum(1 for _ in clusterings.find_missing_embeddings(connection, row.key)))
+            for table in clusterings.ASSIGNMENTS
+            if info.has_ours(table.name)
+            and (
+                n_embeddings := sum(
+                    1 for _ in clusterings.find_missing_embeddings(connection, row.key, table)
+                )
+            )
         }
 
     def apply(connection: Connection) -> int:
         keys = {orphans.key for orphans in planned}
         current = [orphans for orphans in clusterings.find_orphans(info, connection) if orphans.key in keys]
         for orphans in current:
-            clusterings.delete_key(connection, orphans.key)
+            clusterings.delete_key(info, connection, orphans.key)
         n_removed = sum(orphans.n_assignments for orphans in current)
-        return n_removed + sum(clusterings.delete_missing(connection, key) for key in n_missing)
+        return n_removed + sum(clusterings.delete_missing(connection, *place) for place in n_missing)
 
     what = (
         "assignments whose clustering (with its clusters and tree) or whose embedding is missing are deleted"
@@ -101,7 +107,7 @@ def plan_broken_clusterings(info: DatabaseInfo) -> Repair:
         # Nobody else can write now: only clusterings that are still broken are deleted.
         still_broken = _find_broken_keys(info, connection, among=broken)
         for key in still_broken:
-            clusterings.delete_key(connection, key)
+            clusterings.delete_key(info, connection, key)
         return len(still_broken)
 
     what = "incomplete clusterings are deleted with their assignments; embeddings stay"
@@ -120,6 +126,18 @@ def plan_damaged_neighbours(info: DatabaseInfo) -> Repair:
     keys = [key for _, key, _ in trees.find_damaged_neighbours(info)]
     what = "neighbour lists that cannot be read are deleted; their clusterings and trees stay"
     return Repair(trees.NEIGHBOURS, len(keys), what, 0, _delete_each(keys, trees.delete_neighbours))
+
+
+def plan_damaged_predictions(info: DatabaseInfo) -> Repair:
+    """Plan to delete invalid predicted assignments; the embeddings can be assigned again."""
+    damaged = predictions.find_damaged_predictions(info)
+    what = "invalid predicted assignments are deleted; the embeddings can be assigned again"
+
+    def apply(connection: Connection) -> int:
+        return sum(predictions.delete_damaged(connection, key) for key in damaged)
+
+    n_rows = sum(len(ids) for ids in damaged.values())
+    return Repair(predictions.DAMAGED, n_rows, what, 0, apply)
 
 
 def _delete_each(

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import has_direction, normalise
 from panic_tda.errors import DamagedTree, NoTree
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.parameters import COSINE, ClusteringRecord
 from panic_tda.storage.cells import as_literal
 from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings
@@ -133,8 +133,12 @@ def _find_wrong_edges(
     record : ClusteringRecord
         Record of the clustering.
     """
-    has_vector = has_direction(vectors)
-    normalise(vectors := vectors[has_vector])
+    if record.metric in (None, COSINE):
+        has_vector = has_direction(vectors)
+        normalise(vectors := vectors[has_vector])
+    else:
+        has_vector = np.asarray(np.isfinite(vectors).all(axis=1))
+        vectors = vectors[has_vector]
     row_indices = np.cumsum(has_vector) - 1
     ends = [np.searchsorted(rows, end[edges]) for end in (tree.u, tree.v)]
     is_known = has_vector[ends[0]] & has_vector[ends[1]]

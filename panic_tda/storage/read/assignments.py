@@ -26,7 +26,7 @@ _GONE = -1
 _SMALL_LABEL = 1 << 16
 """Labels below this need little memory, so they are not checked here; `doctor` checks them."""
 _embedding = Embedding.__table__
-_assignment = EmbeddingCluster.__table__
+_assignment: Any = EmbeddingCluster.__table__
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,15 @@ class Assignments:
     probabilities: FloatArray
     locators: IntArray | BytesArray | None = None
 
+    def join(self, further: Assignments) -> Assignments:
+        """Return these rows followed by further ones; both must have locators."""
+        return Assignments(
+            np.concatenate([self.ids, further.ids]),
+            np.concatenate([self.labels, further.labels]),
+            np.concatenate([self.probabilities, further.probabilities]),
+            np.concatenate([self.locators, further.locators]),
+        )
+
 
 def read_assignments(
     connection: Connection,
@@ -58,6 +67,7 @@ def read_assignments(
     *,
     with_locators: bool = False,
     progress: Progress | None = None,
+    table: sa.Table = _assignment,
 ) -> Assignments:
     """Read all assignments of a clustering, in 48 bytes of memory per row.
 
@@ -71,28 +81,30 @@ def read_assignments(
         Whether to find the rows of the embeddings too; on SQLite this is one index lookup for each.
     progress : Progress, optional
         Receives the number of rows read.
+    table : sqlalchemy.Table
+        `embeddingcluster`, or a table with the same columns; see `predictions`.
 
     Raises
     ------
     DamagedValue
         A label is not one of the clustering's, a probability is not from 0 to 1, or an id is invalid.
     """
-    columns: list[Any] = [_assignment.c.embedding_id, _assignment.c.label, _assignment.c.probability]
+    columns: list[Any] = [table.c.embedding_id, table.c.label, table.c.probability]
     convert: list[Callable[[Any], Any]] = [_convert_ids, cells.convert_integers, cells.convert_shares]
-    source: Any = _assignment
+    source: Any = table
     has_locators = with_locators and connection.dialect.name == "sqlite"
     if has_locators:
-        source = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
+        source = table.outerjoin(_embedding, _embedding.c.id == table.c.embedding_id)
         columns.append(sa.func.coalesce(cells.row_locator(connection, _embedding), _GONE))
         convert.append(cells.convert_integers)
     query = (
         sa.select(*columns)
         .select_from(source)
-        .where(_assignment.c.result_key == select_key(clustering_id))
-        .order_by(_assignment.c.embedding_id)
+        .where(table.c.result_key == select_key(clustering_id))
+        .order_by(table.c.embedding_id)
     )
     ids, labels, probabilities, *locators = _read_columns(connection, query, convert, progress)
-    require_labels(connection, clustering_id, labels)
+    require_labels(connection, clustering_id, labels, table=table)
     ids_as_locators = ids if with_locators else None
     return Assignments(ids, labels, probabilities, locators[0] if has_locators else ids_as_locators)
 
@@ -103,7 +115,9 @@ def count_assignments(connection: Connection, clustering_id: UUID) -> int:
     return int(connection.execute(sa.select(sa.func.count()).where(has_key)).scalar_one())
 
 
-def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray) -> None:
+def require_labels(
+    connection: Connection, clustering_id: UUID, labels: IntArray, *, table: sa.Table = _assignment
+) -> None:
     """Check that labels belong to a clustering, so that arrays with one element per label have a valid size.
 
     Raises
@@ -123,14 +137,10 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
     wrong = (labels < OUTLIER) | (labels >= n_labels)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        ids = sa.select(EmbeddingCluster.embedding_id).where(
-            EmbeddingCluster.result_key == select_key(clustering_id)
-        )
-        (identity,) = cells.read_rows(
-            connection, ids.order_by(EmbeddingCluster.embedding_id).offset(row).limit(1)
-        )[0]
+        ids = sa.select(table.c.embedding_id).where(table.c.result_key == select_key(clustering_id))
+        (identity,) = cells.read_rows(connection, ids.order_by(table.c.embedding_id).offset(row).limit(1))[0]
         raise build_damage_error(
-            "embeddingcluster",
+            table.name,
             "label",
             [str(clustering_id), str(identity)],
             f"labels from {OUTLIER} to {n_labels - 1} are allowed; got {labels[row]}",

@@ -25,6 +25,7 @@ from panic_tda.storage.read.assignments import (
 )
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.read.medoids import read_medoid_ids
+from panic_tda.storage.read.predictions import count_predictions, read_predictions
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, find_clustering, read_details
 from panic_tda.storage.read.trajectories import (
     RunFacts,
@@ -36,7 +37,7 @@ from panic_tda.storage.read.trajectories import (
     stream_texts,
 )
 from panic_tda.storage.read.vectors_by_id import read_prompt_vectors, require_vectors
-from panic_tda.types import BytesArray, EmbeddingMatrix, Float32Array, IntArray, SpanningTree
+from panic_tda.types import BoolArray, BytesArray, EmbeddingMatrix, Float32Array, IntArray, SpanningTree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +70,11 @@ class StoredClustering:
         """Return the number of assignments, below `record.n_embeddings` if embeddings were deleted since."""
         return count_assignments(self.connection, self.summary.id)
 
+    @cached_property
+    def n_predicted(self) -> int:
+        """Return the number of predicted assignments."""
+        return count_predictions(self.connection, self.summary.id)
+
     @property
     def assignments(self) -> Assignments:
         """Return the cluster of each embedding, by ascending embedding id."""
@@ -86,11 +92,35 @@ class StoredClustering:
         rows = np.searchsorted(self.assignments.ids, np.array(list(ids.values()), dtype="S32"))
         return dict(zip(ids, rows.tolist(), strict=True))
 
+    def assignments_with_locators(self) -> Assignments:
+        """Return the assignments with the row locators of the embeddings."""
+        return self._read_assignments(with_locators=True)
+
+    @cached_property
+    def predictions(self) -> Assignments:
+        """Return the predicted assignments with locators, by ascending embedding id; often there are none."""
+        return read_predictions(self.connection, self.summary.id, with_locators=True, progress=self._progress)
+
     @cached_property
     def steps(self) -> RunSteps:
         """Return the sampled outputs of the runs; see `read_steps`."""
         assignments = self._read_assignments(with_locators=True)
         return read_steps(self.connection, self.summary, self._progress, assignments=assignments)
+
+    @cached_property
+    def all_steps(self) -> RunSteps:
+        """Return the steps with those of predicted assignments, whose rows come after `assignments`."""
+        return read_steps(
+            self.connection,
+            self.summary,
+            self._progress,
+            assignments=self.assignments_with_locators(),
+            predictions=self.predictions,
+        )
+
+    def mark_predicted(self, steps: RunSteps) -> BoolArray:
+        """Return whether the assignment of each step is predicted, (n,) bool."""
+        return steps.rows >= len(self.assignments.ids)
 
     @cached_property
     def runs(self) -> dict[str, RunFacts]:
@@ -161,9 +191,9 @@ class StoredClustering:
         """Read the texts of the medoids of these clusters, by label; None for an image."""
         return read_medoid_texts(self.connection, self.summary.id, labels)
 
-    def read_texts(self, *functions: Callable[[RunTexts], None]) -> None:
-        """Pass the texts of each run to all of these functions; one run is in memory at a time."""
-        run_ids = self.steps.run_ids
+    def read_texts(self, *functions: Callable[[RunTexts], None], steps: RunSteps | None = None) -> None:
+        """Pass the texts of each run of `steps` to all of these functions; one run is in memory at a time."""
+        run_ids = (self.steps if steps is None else steps).run_ids
         self._progress.phase("read texts", total=len(run_ids))
         for run in stream_texts(self.connection, run_ids):
             for function in functions:

@@ -1,8 +1,9 @@
 """Stream the rows of a clustering with their embeddings, texts, runs and medoids.
 
-Rows come by ascending embedding id. That is the order of the assignments and of the core distances, so
-nothing is sorted, and each embedding and each text is one lookup. Ids of the generation pipeline ascend with
-time, nearly as the rows of its files do. Ids of an import are hashes: their rows are scattered over the file.
+Rows come by ascending embedding id, those of the fit before the predicted ones. That is the order of the
+assignments and of the core distances, so nothing is sorted, and each embedding and each text is one lookup.
+Ids of the generation pipeline ascend with time, nearly as the rows of its files do. Ids of an import are
+hashes: their rows are scattered over the file.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from panic_tda.storage.database import Database
 from panic_tda.storage.read.assignments import select_key
 from panic_tda.storage.read.census import FLOAT_BYTES
 from panic_tda.storage.read.clusterings import open_clustering
+from panic_tda.storage.read.predictions import count_predictions, has_predictions
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trees import read_core_distances
 from panic_tda.storage.schema.sampling import select_strides
 from panic_tda.storage.schema.tables import (
+    EMBEDDING_PREDICTION,
     Cluster,
     Embedding,
     EmbeddingCluster,
@@ -74,6 +77,7 @@ _COLUMNS = pa.schema(
         ("core_distance", pa.float64()),
         ("is_medoid", pa.bool_()),
         ("medoid_text", pa.string()),
+        ("predicted", pa.bool_()),
     ]
 )
 _IDS = ("embedding_id", "invocation_id", "run_id", "experiment_id")
@@ -146,8 +150,8 @@ def open_rows(
     Yields
     ------
     RowStream
-        Rows by ascending embedding id. Memory: some thousand rows, the core distances (8 bytes per row), and
-        data of runs and clusters.
+        Rows by ascending embedding id, those of the fit before the predicted ones. Memory: some thousand
+        rows, the core distances (8 bytes per row), and data of runs and clusters.
 
     Raises
     ------
@@ -160,7 +164,8 @@ def open_rows(
     `network` is JSON, as in the database, because a CSV file can hold it and every program can group by it.
     `step` is the output index (see `sampling`). `output_type` is `text` or `image`. `model` generated the
     output. Texts of images, medoids of outliers and core distances of clusterings without a tree are null,
-    and so are values that were deleted since the clustering.
+    and so are values that were deleted since the clustering. Predicted rows (see `predictions`) have neither
+    core distances nor extra columns.
     """
     columns = _COLUMNS
     with open_clustering(database, clustering) as stored:
@@ -175,6 +180,7 @@ def open_rows(
             )
         if with_vectors:
             columns = columns.append(pa.field(VECTOR, pa.list_(pa.float32(), stored.dimensions)))
+        n_predicted = count_predictions(connection, clustering.id)
         aligned = {"core_distance": _read_core_distances(connection, clustering.id, n_rows)}
         if extra_columns is not None:
             if len(extra_columns) != n_rows:
@@ -188,15 +194,30 @@ def open_rows(
         schema = columns.with_metadata(describe(clustering))
         # The batches are closed before the transaction, even after an error.
         with closing(_stream_batches(connection, clustering, schema, aligned)) as batches:
-            yield RowStream(schema, n_rows, batches, database.path)
+            yield RowStream(schema, n_rows + n_predicted, batches, database.path)
 
 
 def _stream_batches(
     connection: Connection, clustering: ClusteringSummary, schema: pa.Schema, aligned: Mapping[str, pa.Array]
 ) -> Generator[pa.RecordBatch, None, None]:
+    yield from _stream_table(connection, clustering, schema, aligned)
+    if has_predictions(connection):
+        nulls = {name: pa.nulls(0, column.type) for name, column in aligned.items()}
+        yield from _stream_table(connection, clustering, schema, nulls, table=EMBEDDING_PREDICTION)
+
+
+def _stream_table(
+    connection: Connection,
+    clustering: ClusteringSummary,
+    schema: pa.Schema,
+    aligned: Mapping[str, pa.Array],
+    *,
+    table: sa.Table = EmbeddingCluster.__table__,  # type: ignore[assignment]
+) -> Generator[pa.RecordBatch, None, None]:
+    """Stream the rows of one table; columns of `aligned` are null where they have no further values."""
     medoids = _Medoids(connection, clustering.id)
     output_models = _OutputModels(connection)
-    query = _select_rows(clustering.id, with_vectors=VECTOR in schema.names)
+    query = _select_rows(clustering.id, table, with_vectors=VECTOR in schema.names)
     names = query.selected_columns.keys()
     dimensions = schema.field(VECTOR).type.list_size if VECTOR in schema.names else 0
     batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // (FLOAT_BYTES * dimensions or 1)))
@@ -218,7 +239,8 @@ def _stream_batches(
                 arrays = _convert_columns(stored, schema, dimensions)
             arrays["model"] = _convert_strings(output_models.read(stored))
             arrays["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
-            arrays |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
+            arrays |= {name: _slice_or_null(column, first, len(rows)) for name, column in aligned.items()}
+            arrays["predicted"] = pa.repeat(table is EMBEDDING_PREDICTION, len(rows))
             arrays["is_medoid"] = pc.is_in(_convert_strings(stored["embedding_id"]), medoids.ids)
             arrays["medoid_text"] = _convert_strings(medoids.read_texts(stored["label"]))
             n_missing += arrays[VECTOR].null_count if VECTOR in arrays else 0
@@ -231,6 +253,10 @@ def _stream_batches(
             first,
             dimensions,
         )
+
+
+def _slice_or_null(column: pa.Array, first: int, n_rows: int) -> pa.Array:
+    return column.slice(first, n_rows) if len(column) else pa.nulls(n_rows, column.type)
 
 
 def _convert_columns(
@@ -248,9 +274,9 @@ def _convert_columns(
     return arrays
 
 
-def _select_rows(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
+def _select_rows(clustering_id: UUID, assignment: sa.Table, *, with_vectors: bool) -> Select[Any]:
     """Return the query for the assignments of a clustering with their outputs and runs, by ascending id."""
-    assignment, run = EmbeddingCluster.__table__, Run.__table__
+    run = Run.__table__
     embedding = Embedding.__table__
     step, text = _alias_invocations()
     stride = select_strides().cte("stride")

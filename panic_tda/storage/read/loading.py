@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +52,7 @@ _NO_DIRECTION = "vectors of model {model} are zero, NaN or infinite"
 _OTHER_LENGTH = "vectors of model {model} are missing or not of the common length"
 
 _embedding = Embedding.__table__
+_ASSIGNED = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +66,7 @@ def load_embeddings(
     memory_limit: int | None = None,
     work_dir: Path | None = None,
     to_device: bool = False,
+    zeros_allowed: bool = False,
 ) -> EmbeddingMatrix:
     """Read the sampled vectors of one model into one matrix.
 
@@ -87,6 +90,8 @@ def load_embeddings(
     to_device : bool
         Load into the memory of the CUDA device, which must exist. Host memory then holds a few batches and
         the ids, about 100 bytes per row.
+    zeros_allowed : bool
+        Whether rows of zeros are valid; in host memory only.
 
     Returns
     -------
@@ -115,6 +120,7 @@ def load_embeddings(
             to_device=to_device,
             memory_limit=memory_limit,
             work_dir=work_dir,
+            zeros_allowed=zeros_allowed,
         )
         # After an error too: no copy to the device may still be writing to memory that is freed.
         with contextlib.closing(destination):
@@ -182,15 +188,12 @@ def load_assigned(
     """
     progress, record = progress or Silent(), clustering.record
     invalid_ids: list[Any] = []
-    has_key = EmbeddingCluster.result_key == select_key(clustering.id)
-    joined = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
     n_rows = count_assignments(connection, clustering.id)
-    first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(has_key).limit(1)
-    width = int(connection.execute(first).scalar() or 0)
+    width = read_assigned_width(connection, clustering.id)
     progress.phase("load", total=n_rows)
     locator = row_locator(connection, _embedding)
     # The rows are found in the indexes, and read in the order of the file.
-    wanted = sa.select(locator).select_from(joined).where(has_key)
+    wanted = sa.select(locator).select_from(_ASSIGNED).where(_has_key(clustering.id))
     query = sa.select(_embedding.c.id, _embedding.c.vector).where(locator.in_(wanted.correlate(None)))
     destination = HostRows(n_rows, width // FLOAT_BYTES, memory_limit=memory_limit)
     with contextlib.closing(destination):
@@ -208,6 +211,16 @@ def load_assigned(
             "have other vectors now; cluster again (panic-tda cluster-embeddings)"
         )
     return matrix
+
+
+def read_assigned_width(connection: Connection, clustering_id: UUID) -> int:
+    """Return the number of bytes of a vector of a stored clustering; 0 if all embeddings were deleted."""
+    length = sa.select(sa.func.length(_embedding.c.vector)).select_from(_ASSIGNED)
+    return int(connection.execute(length.where(_has_key(clustering_id)).limit(1)).scalar() or 0)
+
+
+def _has_key(clustering_id: UUID) -> sa.ColumnElement[bool]:
+    return EmbeddingCluster.result_key == select_key(clustering_id)
 
 
 def input_sha256(matrix: EmbeddingMatrix) -> str:
@@ -232,13 +245,11 @@ def _update_census(
     return census, census.n_usable
 
 
-def _allocate_destination(
-    n_rows: int, n_features: int, *, to_device: bool, memory_limit: int | None, work_dir: Path | None
-) -> Destination:
+def _allocate_destination(n_rows: int, n_features: int, *, to_device: bool, **options: Any) -> Destination:
     """Allocate the matrix in device memory or in host memory."""
     if to_device:
         return DeviceRows(n_rows, n_features)
-    return HostRows(n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
+    return HostRows(n_rows, n_features, **options)
 
 
 def _select_vectors(

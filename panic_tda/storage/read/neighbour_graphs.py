@@ -57,7 +57,9 @@ def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | No
             lambda first: count_part_rows(_parse_min_samples(first)),
             first=FIRST_PART,
         )
-        return None if table is None else as_graph(table)
+        if table is None:
+            return None
+        return as_graph(table, has_chords=trees.has_chords(connection, clustering_id))
 
 
 def require_graph(
@@ -98,7 +100,7 @@ def explain_missing(record: ClusteringRecord) -> str:
     )
 
 
-def as_graph(table: pa.Table) -> SpanningTree:
+def as_graph(table: pa.Table, *, has_chords: bool = True) -> SpanningTree:
     """Convert a table, as `write.neighbour_graphs.as_table` builds it, to a tree with neighbour lists.
 
     Raises
@@ -108,7 +110,7 @@ def as_graph(table: pa.Table) -> SpanningTree:
     """
     if table.schema.metadata[FORMAT] != VERSION:
         raise ValueError(f"its format is {table.schema.metadata[FORMAT]!r}, not {VERSION!r}")
-    tree, min_samples = trees.as_tree(table), _parse_min_samples(table)
+    tree, min_samples = trees.as_tree(table, has_chords=has_chords), _parse_min_samples(table)
     assert tree is not None
     assert tree.core_distances is not None
     original, lists = table.column("original"), table.column("neighbours").combine_chunks()

@@ -127,6 +127,7 @@ def read_steps(
     progress: Progress | None = None,
     *,
     assignments: Assignments | None = None,
+    predictions: Assignments | None = None,
 ) -> RunSteps:
     """Read the steps of all runs with embeddings in a clustering.
 
@@ -140,6 +141,9 @@ def read_steps(
         Receives the number of rows read.
     assignments : Assignments, optional
         Assignments of the clustering with locators; read if None.
+    predictions : Assignments, optional
+        Predicted assignments with locators, whose steps are read too. Their rows come after those of
+        `assignments`. Steps that the clustering's sampling factor leaves out are left out here too.
 
     Notes
     -----
@@ -153,6 +157,9 @@ def read_steps(
     progress = progress or Silent()
     if assignments is None:
         assignments = read_assignments(connection, clustering.id, with_locators=True)
+    n_fitted = len(assignments.labels)
+    if predictions is not None:
+        assignments = assignments.join(predictions)
     labels, probabilities = assignments.labels, assignments.probabilities
     progress.phase("read steps", total=len(labels))
     rows, numbers, are_texts, runs, run_ids = _find_invocations(
@@ -165,6 +172,10 @@ def read_steps(
             len(labels),
         )
     steps = numbers // _read_strides(connection, run_ids)[runs, are_texts.astype(int)]
+    is_sampled = (rows < n_fitted) | (steps % (clustering.record.downsample or 1) == 0)
+    rows, numbers, are_texts, runs, steps = (
+        column[is_sampled] for column in (rows, numbers, are_texts, runs, steps)
+    )
     order = np.lexsort((rows, numbers, steps, runs))
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (np.diff(runs[order]) != 0) | (np.diff(steps[order]) != 0)

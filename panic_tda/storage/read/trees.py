@@ -21,11 +21,12 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.clustering.trees import Edges, minimum_forest
 from panic_tda.errors import DamagedTree, NoTree
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.parameters import COSINE, ClusteringRecord
 from panic_tda.storage.arrow import to_numpy
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import read_rows
 from panic_tda.storage.read.assignments import count_assignments, select_key
-from panic_tda.storage.schema.tables import ClusteringTree
+from panic_tda.storage.schema.tables import ClusteringResult, ClusteringTree
 from panic_tda.types import FloatArray, SpanningTree
 from panic_tda.wording import pluralize
 
@@ -53,7 +54,8 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
         The stored tree is damaged or incomplete; every value is checked here, and only here.
     """
     with naming_damage(clustering_id, "tree"):
-        return as_tree(_read_table(connection, clustering_id, SCHEMA.names))
+        table = _read_table(connection, clustering_id, SCHEMA.names)
+        return as_tree(table, has_chords=has_chords(connection, clustering_id))
 
 
 def require_tree(
@@ -98,12 +100,20 @@ def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArr
         if table is None:
             return None
         cores: FloatArray = to_numpy(table.column("core_distance"))
-        _require_chords("core distance", cores)
+        _require_distances("core distance", cores, has_chords=has_chords(connection, clustering_id))
         return cores
 
 
-def as_tree(table: pa.Table | None) -> SpanningTree | None:
+def has_chords(connection: Connection, clustering_id: UUID) -> bool:
+    """Return whether the distances of a clustering are chords (metric cosine), which are at most 2."""
+    query = sa.select(ClusteringResult.parameters).where(ClusteringResult.id == clustering_id)
+    return all(parameters.get("metric") in (None, COSINE) for (parameters,) in read_rows(connection, query))
+
+
+def as_tree(table: pa.Table | None, *, has_chords: bool = True) -> SpanningTree | None:
     """Convert a table, as `write.trees.as_table` builds it, to a tree.
+
+    `has_chords` is whether its distances are chords.
 
     Raises
     ------
@@ -123,23 +133,25 @@ def as_tree(table: pa.Table | None) -> SpanningTree | None:
         core_distances=to_numpy(table.column("core_distance")),
         tie_tolerance=float(table.schema.metadata[TOLERANCE]),
     )
-    require_meaning(tree)
+    require_meaning(tree, has_chords=has_chords)
     return tree
 
 
-def require_meaning(tree: SpanningTree) -> None:
-    """Check that a tree is a spanning tree of chord distances; its edges may be in any order.
+def require_meaning(tree: SpanningTree, *, has_chords: bool = True) -> None:
+    """Check that a tree is a spanning tree of distances; its edges may be in any order.
+
+    `has_chords` is whether its distances are chords.
 
     Raises
     ------
     ValueError
-        A distance is not from 0 to 2, an edge is shorter than the core distance of an end, the edges do not
-        span the rows, or the tolerance is invalid.
+        A chord is not from 0 to 2, another distance is below 0 or not finite, an edge is shorter than the
+        core distance of an end, the edges do not span the rows, or the tolerance is invalid.
     """
     assert tree.core_distances is not None
     n = len(tree.core_distances)
-    _require_chords("core distance", tree.core_distances)
-    _require_chords("height", tree.height)
+    _require_distances("core distance", tree.core_distances, has_chords=has_chords)
+    _require_distances("height", tree.height, has_chords=has_chords)
     if not 0 <= tree.tie_tolerance <= _MOST_TOLERANCE:
         raise ValueError(f"its tolerance is not from 0 to {_MOST_TOLERANCE:g} but {tree.tie_tolerance:g}")
     if len(tree.height) != max(0, n - 1):
@@ -150,16 +162,20 @@ def require_meaning(tree: SpanningTree) -> None:
     if lowest < 0 or highest >= n:
         raise ValueError(f"it joins rows {lowest} to {highest} of {n}")
     cores = np.maximum(tree.core_distances[tree.u], tree.core_distances[tree.v])
-    # For a backend that computes in float32, both distances are equal only up to rounding.
-    if np.any(cores**2 - tree.height**2 > _SQUARED_ROUNDING):
+    # For a backend that computes in float32, both distances are equal only up to rounding. Chords are at most
+    # 2; the rounding of other distances is relative.
+    largest = 1.0 if has_chords else tree.height.max() ** 2
+    if np.any(cores**2 - tree.height**2 > _SQUARED_ROUNDING * largest):
         raise ValueError("an edge is shorter than the core distance of one of its ends")
     if len(minimum_forest(n, Edges(tree.u, tree.v, tree.height)).height) != n - 1:
         raise ValueError("its edges do not join all rows")
 
 
-def _require_chords(name: str, values: FloatArray) -> None:
-    if not np.all((values >= 0) & (values <= 2 + _SQUARED_ROUNDING)):
+def _require_distances(name: str, values: FloatArray, *, has_chords: bool) -> None:
+    if has_chords and not np.all((values >= 0) & (values <= 2 + _SQUARED_ROUNDING)):
         raise ValueError(f"a {name} is not from 0 to 2")
+    if not np.all((values >= 0) & np.isfinite(values)):
+        raise ValueError(f"a {name} is below 0 or not finite")
 
 
 def _read_table(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Enum,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -279,6 +280,19 @@ class ClusteringTree(Base):
     part: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
+
+EMBEDDING_PREDICTION = Table(
+    "embeddingprediction",
+    MetaData(),
+    Column("result_key", ForeignKey(ClusteringResult.key, ondelete="CASCADE"), primary_key=True),
+    Column("embedding_id", ForeignKey(Embedding.id, ondelete="CASCADE"), primary_key=True, index=True),
+    Column("label", Integer, nullable=False),
+    Column("probability", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The predicted assignments of a clustering: of embeddings that were added after its fit. Only databases in
+which embeddings were assigned have this table; it is no part of a schema version, so that no database needs
+an upgrade for it."""
 
 PROMPT_EMBEDDING = Table(
     "promptembedding",

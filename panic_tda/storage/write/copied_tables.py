@@ -17,7 +17,7 @@ from sqlalchemy.sql import Select
 from panic_tda.errors import DatabaseError
 from panic_tda.storage.columns import are_ids
 from panic_tda.storage.database import PIPELINE_TABLES, VERSION_TABLE, migrate
-from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Base, Id
+from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, PROMPT_EMBEDDING, Base, Id
 
 _Result = TypeVar("_Result")
 _IMAGE = "output_image_data"
@@ -39,12 +39,14 @@ _PERSISTENCE_DIAGRAM = sa.Table(
 _ALEMBIC_VERSION = sa.Table(
     "alembic_version", _others, sa.Column("version_num", sa.String(32), primary_key=True)
 )
-_OURS = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
+_MIGRATED = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
+_OURS = (*_MIGRATED, EMBEDDING_PREDICTION.name)
 _TABLES = (
     *(Base.metadata.tables[name] for name in PIPELINE_TABLES),
     _PERSISTENCE_DIAGRAM,
     _ALEMBIC_VERSION,
-    *(Base.metadata.tables[name] for name in _OURS),
+    *(Base.metadata.tables[name] for name in _MIGRATED),
+    EMBEDDING_PREDICTION,
     PROMPT_EMBEDDING,
 )
 
@@ -216,9 +218,12 @@ def create_tables(connection: Connection, *, like: Connection, tables: Collectio
         for index in copy.indexes:
             connection.execute(CreateIndex(index))
     migrate(connection)
+    if any(table.described is EMBEDDING_PREDICTION for table in tables):
+        EMBEDDING_PREDICTION.create(connection)
     if _is_postgresql(connection):
         inspector = sa.inspect(connection)
-        for name in _OURS:
+        present = inspector.get_table_names()
+        for name in filter(present.__contains__, _OURS):
             for key in inspector.get_foreign_keys(name):
                 connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT {key['name']}")
 
@@ -230,8 +235,9 @@ def add_foreign_keys(connection: Connection) -> None:
     """
     if not _is_postgresql(connection):
         return
-    for table in Base.metadata.sorted_tables:
-        for column in table.columns:
+    present = sa.inspect(connection).get_table_names()
+    for table in (*Base.metadata.sorted_tables, EMBEDDING_PREDICTION):
+        for column in table.columns if table.name in present else ():
             for key in column.foreign_keys:
                 cascade = f" ON DELETE {key.ondelete}" if key.ondelete else ""
                 target = f"{key.column.table.name} ({key.column.name}){cascade}"

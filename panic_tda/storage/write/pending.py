@@ -29,7 +29,7 @@ from pyarrow import ipc
 from panic_tda.clustering.cuts import largest_cluster_size
 from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, commit_file, name_partial, open_own_file
 from panic_tda.errors import BadInput, DatabaseError, MissingPath
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.parameters import COSINE, ClusteringRecord
 from panic_tda.storage.database import Database
 from panic_tda.storage.read import neighbour_graphs, trees
 from panic_tda.storage.write import neighbour_graphs as neighbour_graphs_written
@@ -236,12 +236,14 @@ def _build_clustering(table: pa.Table, metadata: dict[str, Any]) -> FinishedClus
     columns = [table.column(name) for name in _COLUMNS]
     if columns[0].type != pa.binary(_ID_BYTES) or any(column.null_count for column in columns):
         raise ValueError("its ids are invalid, or a value is missing")
+    record = ClusteringRecord.from_json(metadata["parameters"])
+    has_chords = record.metric in (None, COSINE)
     finished = FinishedClustering(
         id=UUID(metadata["id"]),
         embedding_model=metadata["embedding_model"],
         started_at=datetime.fromisoformat(metadata["started_at"]),
         completed_at=datetime.fromisoformat(metadata["completed_at"]),
-        record=ClusteringRecord.from_json(metadata["parameters"]),
+        record=record,
         ids=np.array(table.column("id").to_pylist(), dtype="S32"),
         labels=table.column("label").to_numpy(),
         probabilities=table.column("probability").to_numpy(),
@@ -249,8 +251,8 @@ def _build_clustering(table: pa.Table, metadata: dict[str, Any]) -> FinishedClus
         persistence={int(label): value for label, value in metadata["persistence"].items()},
         # Files of earlier versions have neither copies nor a tree.
         medoid_copies={int(label): count for label, count in metadata.get("medoid_copies", {}).items()},
-        tree=trees.as_tree(table if _TREE_COLUMN in table.column_names else None),
-        graph=_read_graph(table),
+        tree=trees.as_tree(table if _TREE_COLUMN in table.column_names else None, has_chords=has_chords),
+        graph=_read_graph(table, has_chords=has_chords),
     )
     clusters = set(finished.labels.tolist()) - {OUTLIER}
     if not clusters == set(finished.medoids) == set(finished.persistence):
@@ -260,12 +262,14 @@ def _build_clustering(table: pa.Table, metadata: dict[str, Any]) -> FinishedClus
     return finished
 
 
-def _read_graph(table: pa.Table) -> SpanningTree | None:
+def _read_graph(table: pa.Table, *, has_chords: bool) -> SpanningTree | None:
     names = [name for name in table.column_names if name.startswith(_GRAPH_PREFIX)]
     if not names:
         return None
     graph = table.select(names).rename_columns([name.removeprefix(_GRAPH_PREFIX) for name in names])
-    return neighbour_graphs.as_graph(graph.replace_schema_metadata(table.schema.metadata))
+    return neighbour_graphs.as_graph(
+        graph.replace_schema_metadata(table.schema.metadata), has_chords=has_chords
+    )
 
 
 def drop_rows(

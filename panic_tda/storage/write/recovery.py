@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from panic_tda.clustering.checkpoint import remove_states_of_input
 from panic_tda.clustering.recipe import find_medoid
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
+from panic_tda.parameters import COSINE
 from panic_tda.paths import expand_home
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
@@ -176,4 +177,4 @@ def _find_new_medoid(
             "no new one can be found, as vectors of its members are missing, of another length, not finite "
             "or zero; restore them, or delete the file and cluster again"
         )
-    return int(rows[find_medoid(vectors, finished.probabilities[rows])])
+    return int(rows[find_medoid(vectors, finished.probabilities[rows], finished.record.metric or COSINE)])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -20,8 +21,10 @@ from panic_tda.interrupts import rescue
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.cells import read_each
 from panic_tda.storage.database import Database, lock_for_saving, open_database
+from panic_tda.storage.read.predictions import has_predictions
 from panic_tda.storage.read.summaries import UnreadableClustering, row_column
 from panic_tda.storage.schema.tables import (
+    EMBEDDING_PREDICTION,
     UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
@@ -234,6 +237,9 @@ def delete_clusterings(
         keys = sa.select(ClusteringResult.key).where(chosen)
         for table in (ClusteringTree, EmbeddingCluster, Cluster):
             connection.execute(sa.delete(table).where(table.result_key.in_(keys)))
+        if has_predictions(connection):
+            of_keys = EMBEDDING_PREDICTION.c.result_key.in_(keys)
+            connection.execute(sa.delete(EMBEDDING_PREDICTION).where(of_keys))
         connection.execute(sa.delete(ClusteringResult).where(chosen))
 
 
@@ -246,14 +252,16 @@ def _describe_error(error: Exception) -> str:
 
 
 def _take_next_key(connection: Connection) -> int:
-    """Return a key above all keys in the four tables, and lock it against other processes."""
+    """Return a key above all keys in all tables of clusterings, and lock it against other processes."""
     lock_for_saving(connection)
-    # All four tables, because orphans of a deleted clustering must not belong to a new one. Each query is one
+    # All tables, because orphans of a deleted clustering must not belong to a new one. Each query is one
     # lookup at the end of an index. SQLite can store values that are not keys; the limit excludes them.
-    keys = (
+    keys: list[Any] = [
         *(ClusteringResult.key, Cluster.result_key, EmbeddingCluster.result_key),
         ClusteringTree.result_key,
-    )
+    ]
+    if has_predictions(connection):
+        keys.append(EMBEDDING_PREDICTION.c.result_key)
     largest = (sa.select(sa.func.max(key)).where(key < _KEY_LIMIT) for key in keys)
     return 1 + max(int(connection.execute(query).scalar() or 0) for query in largest)
 
