@@ -43,8 +43,8 @@ if __name__ == "__main__":
     generator = np.random.default_rng(0)
     groups = np.repeat(generator.normal(size=(3, 8)), 40, axis=0)
     vectors = (groups + 0.05 * generator.normal(size=groups.shape)).astype(np.float32)
-    found = set(cluster_rows(vectors).tolist()) - {OUTLIER}
+    labels = set(cluster_rows(vectors).tolist()) - {OUTLIER}
     try:
-        print(f"{len(found)} clusters of vectors, {count_clusters(sys.argv[1])} of the database")
+        print(f"{len(labels)} clusters of vectors, {count_clusters(sys.argv[1])} of the database")
     except PanicTdaError as error:
         raise SystemExit(str(error)) from error

@@ -314,7 +314,7 @@ MIN_SAMPLES = (
     f"[default: {parameters.MIN_SAMPLES}]"
 )
 
-METRIC = "Distance of two vectors: cosine scales them to unit length; euclidean measures them as they are."
+METRIC = "Cosine ignores the lengths of vectors."
 STORED_SAMPLES = "up to the stored neighbours (see cluster-embeddings --keep-neighbours)"
 
 

@@ -63,7 +63,8 @@ def path(tmp_path: Path) -> Path:
 def test_json_has_the_documented_keys(path: Path) -> None:
     printed = read_json("--db", path, "--runs")
     assert list(printed) == [
-        *("clustering", "lag", "groups", "total", "transitions", "clusters", "markov", "networks", "runs")
+        *("clustering", "lag", "n_steps", "n_predicted", "groups", "total", "transitions", "clusters"),
+        *("markov", "networks", "runs"),
     ]
     assert UUID(printed["clustering"])
     for group in printed["groups"]:

@@ -34,6 +34,7 @@ SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "show-divergence": ((), (MODEL,)),
     "compare-clusterings": (("latest", "OLDER"), (MODEL, TEXT)),
     "cluster-embeddings": (("--epsilon", "2"), (MODEL,)),
+    "assign-embeddings": ((), (MODEL,)),
     "recut-clustering": (("--epsilon", "1"), (MODEL,)),
     "plan-clustering": (("--downsample", "1"), (MODEL,)),
     "sweep-clustering": ((), (MODEL,)),

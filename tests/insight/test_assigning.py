@@ -108,8 +108,8 @@ def read_json(database: Database, *arguments: object) -> Any:
 def predict_new(database: Database) -> tuple[list[int], list[float]]:
     """Predict the rows without an assignment with the estimator, by ascending id."""
     vectors = {
-        held: np.stack([np.frombuffer(vector, "<f4") for (vector,) in rows_of(database, query)])
-        for held, query in (
+        condition: np.stack([np.frombuffer(vector, "<f4") for (vector,) in rows_of(database, query)])
+        for condition, query in (
             (word, f"SELECT vector FROM embedding WHERE id {word} IN (SELECT embedding_id FROM "
              "embeddingcluster) ORDER BY id")
             for word in ("", "NOT")
@@ -240,15 +240,15 @@ def test_page_and_figure_say_that_they_have_no_predictions(assigned: Database) -
 @pytest.fixture
 def damaged(assigned: Database) -> Database:
     """A database with four invalid predictions, and four that point nowhere."""
-    one = "(SELECT embedding_id FROM embeddingprediction ORDER BY 1 LIMIT {} OFFSET {})"
+    ids_sql = "(SELECT embedding_id FROM embeddingprediction ORDER BY 1 LIMIT {} OFFSET {})"
     with opened(assigned.path or "") as connection:
         for statement in (
-            f"UPDATE embeddingprediction SET label = 999 WHERE embedding_id IN {one.format(2, 0)}",
-            f"UPDATE embeddingprediction SET probability = 7.5 WHERE embedding_id IN {one.format(1, 10)}",
+            f"UPDATE embeddingprediction SET label = 999 WHERE embedding_id IN {ids_sql.format(2, 0)}",
+            f"UPDATE embeddingprediction SET probability = 7.5 WHERE embedding_id IN {ids_sql.format(1, 10)}",
             "INSERT INTO embeddingprediction SELECT result_key, embedding_id, 0, 0.5 FROM embeddingcluster "
             "LIMIT 1",
             f"UPDATE embeddingprediction SET embedding_id = '{'f' * 32}' WHERE embedding_id IN "
-            f"{one.format(1, 20)}",
+            f"{ids_sql.format(1, 20)}",
             "INSERT INTO embeddingprediction SELECT 77, embedding_id, 0, 0.5 FROM embeddingcluster LIMIT 3",
         ):
             connection.execute(statement)

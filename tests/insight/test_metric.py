@@ -167,8 +167,8 @@ def test_two_metrics_are_not_compared(flat: Database) -> None:
     with flat.session() as session:
         source = find_clustering(session, str(cosine["id"]))
     assert source.record.metric == "cosine"
-    other = read_json(flat, "list-clusterings")[1]["id"]
-    result = run(flat, "compare-clusterings", cosine["id"], other)
+    euclidean_id = read_json(flat, "list-clusterings")[1]["id"]
+    result = run(flat, "compare-clusterings", cosine["id"], euclidean_id)
     assert result.exit_code != 0
     assert "only clusterings of one metric can be compared; got cosine" in result.output
 

@@ -77,11 +77,11 @@ def test_the_distance_to_the_nearest_cluster_is_the_largest_height_of_a_long_pat
         reached, open_rows = {member: (0.0, 0.0)}, [member]
         while open_rows:
             row = open_rows.pop()
-            for other, height in neighbours[row]:
-                if other not in reached:
+            for neighbour, height in neighbours[row]:
+                if neighbour not in reached:
                     total, largest = reached[row]
-                    reached[other] = total + height, max(largest, height)
-                    open_rows.append(other)
+                    reached[neighbour] = total + height, max(largest, height)
+                    open_rows.append(neighbour)
         walks[member] = reached
     for row in range(n):
         member = min((0, 7), key=lambda candidate: walks[candidate][row][0])

@@ -225,11 +225,11 @@ def test_embeddings_without_an_assignment_are_found_in_indexes(upgraded: MakeFil
         save_clustering(connection, finished)
     _, summary = find_stored(database, "latest")
     with open_clustering(database, summary) as stored:
-        held = [stored.assignments_with_locators(), stored.predictions]
+        assigned = [stored.assignments_with_locators(), stored.predictions]
         with statements() as executed, database.reading() as connection:
-            found = find_unassigned(connection, summary, held, width=32, downsample=downsample)
-    assert len(found.locators) > (0 if downsample > 1 else len(ids) // 2 - 1)
-    assert found.n_invalid
+            unassigned = find_unassigned(connection, summary, assigned, width=32, downsample=downsample)
+    assert len(unassigned.locators) > (0 if downsample > 1 else len(ids) // 2 - 1)
+    assert unassigned.n_invalid
     selects = [sql for sql in queries(executed) if "embedding" in sql]
     with closing(sqlite3.connect(facts.path)) as raw:
         assert set().union(*(tables_read(raw, sql) for sql in selects)) == set()
