@@ -40,7 +40,7 @@ def make_costs(backend: str, measured: dict[str, PhaseTime], start: float = 0.0)
     return Costs(choose_placement(parameters, 16_000, 384), 16_000, 384, measured, start)
 
 
-def test_all_phases_and_the_start_make_the_time() -> None:
+def test_the_estimate_is_the_sum_of_the_start_and_all_phases() -> None:
     measured = {"distances": PhaseTime(1.0, 2.0), phases.HIERARCHY: PhaseTime(0.5, 0.4)}
     costs_of_rows = make_costs("sklearn", measured, start=0.5)
     # Distances of pairs on two cores, and a phase that waited more than it worked.
