@@ -21,14 +21,20 @@ ROOT = Path(__file__).parent.parent
 WAIT_SECONDS = 120
 
 
-@pytest.fixture
-def sample(tmp_path: Path) -> Path:
-    if not (ROOT / ".venv" / "panic_tda.lock").exists():
-        pytest.skip("the scripts' own environment .venv is not there yet; scripts/test.sh makes it")
-    path = tmp_path / "a sample.sqlite"
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the sample; tests work on copies."""
+    path = tmp_path_factory.mktemp("scripts") / "sample.sqlite"
     result = CliRunner().invoke(main, ["import-embeddings", str(sample_files()[0]), "--db", str(path)])
     assert result.exit_code == 0, result.stderr
     return path
+
+
+@pytest.fixture
+def sample(tmp_path: Path, imported: Path) -> Path:
+    if not (ROOT / ".venv" / "panic_tda.lock").exists():
+        pytest.skip("the scripts' own environment .venv is not there yet; scripts/test.sh makes it")
+    return Path(shutil.copyfile(imported, tmp_path / "a sample.sqlite"))
 
 
 def _last_line(log: Path, pid: int) -> str:
@@ -132,7 +138,7 @@ def trapped_sample(sample: Path) -> Path:
     "command",
     [
         [str(ROOT / "scripts" / "downsample-ladder.sh"), "1", "--downsample", "40", "--db"],
-        [str(Path(sys.executable).parent / "panic-tda"), "plan-clustering", "--downsample", "40", "--db"],
+        [str(Path(sys.executable).parent / "panic-tda"), "list-clusterings", "--db"],
         [sys.executable, "-m", "panic_tda", "plan-clustering", "--downsample", "40", "--db"],
     ],
     ids=["script", "command", "module"],
