@@ -154,13 +154,14 @@ def read_scene(
     )
     title = on_one_line(_compose_title(source) if style.title is None else style.title)
     n_labels = min(style.n_labels, len(places))
+    since = f" Without {n_predicted:,} {pluralize(n_predicted, 'embedding')} assigned since."
     return Scene(
         layout,
         assigned.labels[layout.rows],
         places,
         title,
         _compose_caption(source, layout, n_labels, "words" if style.with_words else "medoids")
-        + (f" Without {n_predicted:,} embeddings assigned since." if n_predicted else ""),
+        + (since if n_predicted else ""),
     )
 
 

@@ -137,6 +137,6 @@ def describe_predicted(n_predicted: int) -> str:
     """Return the note that embeddings were assigned since, which are not on the page."""
     were = pluralize(n_predicted, "embedding was", "embeddings were")
     return (
-        f"{n_predicted:,} further {were} assigned to these clusters since (predicted); they are in "
-        "exports and show-trajectories, and not on this page."
+        f"{n_predicted:,} further {were} assigned to these clusters since (predicted). Exports and "
+        "show-trajectories include predicted embeddings; this page does not."
     )

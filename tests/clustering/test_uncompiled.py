@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import hierarchy
 from panic_tda.clustering.backends.base import FitOptions
-from panic_tda.clustering.recipe import normalise
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.parameters import ClusteringParameters
 from tests.snapshots import run_python

@@ -83,7 +83,7 @@ def trajectories_text(
     """
     apart = f", {study.sampling} from one sampled step to the next" if study.sampling > 1 else ""
     predicted = (
-        f" The clusters of {study.n_predicted:,} of {study.n_steps:,} steps are predicted."
+        f" The clusters of {study.n_predicted:,} {pluralize(study.n_predicted, 'step')} are predicted."
         if study.n_predicted
         else ""
     )

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panic_tda.arrays.rows import normalise
 from panic_tda.clustering.backends.base import FitOptions
-from panic_tda.clustering.recipe import hdbscan, normalise
+from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering.tiled import panels
 from panic_tda.clustering.tiled.contract import Space
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
