@@ -20,10 +20,11 @@ from click.testing import CliRunner, Result
 
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.files.importing import import_embeddings
+from panic_tda.insight.assigning import assign_all
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import open_database
-from panic_tda.storage.schema.tables import Base
+from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, Base
 from panic_tda.storage.schema.upgrade import upgrade
 from tests.dump_files import DumpSpec, dump_tables, write_dump
 from tests.field_files import FieldSpec, write_field_file
@@ -83,6 +84,10 @@ ROWS = {
     "cluster": f"result_key = ({_LATEST}) AND label = 0",
     "embeddingcluster": f"result_key = ({_LATEST}) AND embedding_id = ({_EMBEDDING.format('id')})",
     "clusteringtree": f"result_key = ({_LATEST}) AND part = 0",
+    "embeddingprediction": (
+        f"result_key = ({_LATEST}) AND embedding_id = (SELECT embedding_id FROM embeddingprediction "
+        f"WHERE result_key = ({_LATEST}) ORDER BY 1 LIMIT 1)"
+    ),
     **_rows_above(_EMBEDDING),
     "panic_tda_version": "1",
 }
@@ -92,11 +97,12 @@ ROWS_OF_FILE, ROWS_OF_DUMP = (_rows_above(_OF_MODEL.format(model)) for model in 
 
 
 _NOT_READ = {"output_image_data"}
+TABLES = {**Base.metadata.tables, EMBEDDING_PREDICTION.name: EMBEDDING_PREDICTION}
 COLUMNS = {
     **{
-        table: [name for name in list(Base.metadata.tables[table].c.keys()) if name not in _NOT_READ]
+        table: [name for name in list(TABLES[table].c.keys()) if name not in _NOT_READ]
         for table in ROWS
-        if table in Base.metadata.tables
+        if table in TABLES
     },
     "panic_tda_version": ["version_num"],
 }
@@ -129,6 +135,11 @@ def make(folder: Path) -> SmallDatabase:
     parameters = ClusteringParameters(min_cluster_size=3, epsilon=0.0, backend="sklearn")
     cluster_all_data(database, [MODEL, OTHER], parameters=parameters)
     cluster_all_data(database, [MODEL], parameters=parameters)
+    _write_embeddings(inputs / "later.parquet", ["later", "still later"])
+    import_embeddings([inputs / "later.parquet"], database, model=MODEL)
+    assign_all(database, ["latest"], model=MODEL)
+    _write_embeddings(inputs / "later.parquet", ["latest of all"])
+    import_embeddings([inputs / "later.parquet"], database, model=MODEL)
     with opened(path) as connection:
         # A dump comes without its images.
         connection.execute("UPDATE invocation SET output_image_data = x'00' WHERE type = 'IMAGE'")
@@ -150,6 +161,13 @@ def columns_of(path: Path) -> dict[str, set[str]]:
             table: {row[1] for row in connection.execute(f"PRAGMA table_info({table})")} - _NOT_READ
             for table in ROWS
         }
+
+
+def count_predictions(path: Path) -> int:
+    """Count the predicted assignments of the latest clustering of `MODEL`."""
+    with opened(path) as connection:
+        query = f"SELECT count(*) FROM embeddingprediction WHERE result_key = ({_LATEST})"
+        return int(connection.execute(query).fetchone()[0])
 
 
 def with_dashes(identity: str) -> str:
@@ -208,6 +226,7 @@ def commands(small: SmallDatabase) -> dict[str, Command]:
         "trajectories": ("show-trajectories", *of_model, "--by", "model", "--runs"),
         "compare": ("compare-clusterings", "latest", earlier, *of_model),
         "density": ("show-density", *of_model),
+        "assign": ("assign-embeddings", "latest", *of_model),
         "merges": ("show-merges", *of_model),
         "divergence": ("show-divergence", *of_model),
         "stability": ("stability-clustering", *of_model, "--resamples", "2"),

@@ -19,9 +19,17 @@ import sqlalchemy as sa
 from click.testing import Result
 
 from panic_tda.storage.read.completions import read_clustering_entries, read_model_names
-from panic_tda.storage.schema.tables import Base
 from tests.faults import damaged_cells
-from tests.faults.damaged_cells import COLUMNS, OTHER, ROWS, STORAGE_CLASSES, VALUES, Command, SmallDatabase
+from tests.faults.damaged_cells import (
+    COLUMNS,
+    OTHER,
+    ROWS,
+    STORAGE_CLASSES,
+    TABLES,
+    VALUES,
+    Command,
+    SmallDatabase,
+)
 from tests.snapshots import opened
 
 # All of it shares one database.
@@ -40,7 +48,7 @@ FOUND_BEFORE = {"doctor --json": [(("run", "max_length"), "text"), (("embedding"
 NAMES = list(damaged_cells.commands(SmallDatabase(Path(), "")))
 N_ROWS = 24
 """Embeddings of a clustering."""
-DESCRIBED = {table: Base.metadata.tables[table].c for table in COLUMNS if table in Base.metadata.tables}
+DESCRIBED = {table: TABLES[table].c for table in COLUMNS if table in TABLES}
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,9 @@ def _dropped(grid: Grid, name: str, result: Result, folder: Path) -> Iterator[st
     ):
         yield "the copy differs"
     elif name == "export":
-        if pq.read_metadata(folder / "rows.parquet").num_rows != N_ROWS:
+        # A prediction with another key belongs to no clustering, and is made again by assign-embeddings.
+        n_rows = N_ROWS + damaged_cells.count_predictions(folder / "field.sqlite")
+        if pq.read_metadata(folder / "rows.parquet").num_rows != n_rows:
             yield "rows are left out"
     elif name == "export earlier":
         lines = (folder / "rows.csv").read_text().splitlines(keepends=True)
