@@ -15,8 +15,16 @@ from panic_tda.types import BoolArray
 
 
 def to_arrow(values: Any, kind: pa.DataType, *, missing: BoolArray | None = None) -> pa.Array:
-    """Convert numbers, (n,), to an Arrow array; those where `missing`, (n,) bool, is true are null."""
+    """Convert numbers, (n,), to an Arrow array; those where `missing`, (n,) bool, is true are null.
+
+    Raises
+    ------
+    ValueError
+        An integer is out of the range of `kind`.
+    """
     plain = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
+    if plain.dtype.kind == "i" and not np.array_equal(plain, values):
+        raise ValueError(f"a number is out of the range of {kind}")
     validity = None if missing is None else pa.py_buffer(np.packbits(~missing, bitorder="little"))
     return pa.Array.from_buffers(kind, len(plain), [validity, pa.py_buffer(plain)])
 

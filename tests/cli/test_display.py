@@ -12,6 +12,7 @@ import pytest
 from panic_tda.cli.display import Display
 from tests.cli.processes import SECONDS, SLOW, count_results, on_a_terminal, read_until, run, started
 from tests.conftest import MakeFile
+from tests.field_files import write_field_file
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
@@ -77,7 +78,7 @@ def test_bars_and_log_show_the_same_time_left(tmp_path: Path) -> None:
     assert re.fullmatch(r"about [\d.]+ (s|min|h) left", texts[-1])
 
 
-def test_a_terminal_shows_bars_except_with_quiet(upgraded: MakeFile) -> None:
+def test_a_terminal_shows_bars(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "--db", file.path)
     escape = "\x1b["
@@ -86,9 +87,14 @@ def test_a_terminal_shows_bars_except_with_quiet(upgraded: MakeFile) -> None:
     assert any("━" in row for screen in terminal.screens for row in screen)
     assert sum("Nomic: " in row and " clusters, " in row for row in terminal.last) == 1
     assert all(re.match(STAMP, row) for row in terminal.last)
-    quiet = on_a_terminal(*words, "--quiet", cwd=file.path.parent)
-    assert quiet.text == ""
-    assert count_results(file.path) == 4
+    assert count_results(file.path) == 2
+
+
+def test_a_terminal_shows_nothing_of_quiet_work(tmp_path: Path) -> None:
+    write_field_file(tmp_path / "field.sqlite")
+    words = ("upgrade", "--yes", "--db", tmp_path / "field.sqlite")
+    assert on_a_terminal(*words, "--quiet", cwd=tmp_path).text == ""
+    assert count_results(tmp_path / "field.sqlite") == 0
 
 
 def test_without_a_terminal_progress_is_logged_at_intervals(upgraded: MakeFile) -> None:

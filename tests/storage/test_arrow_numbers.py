@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from panic_tda.storage.arrow import to_arrow, to_numpy
 from tests.snapshots import run_python
@@ -40,6 +41,11 @@ def test_masked_numbers_are_null() -> None:
     column = to_arrow(np.arange(10), pa.int64(), missing=np.arange(10) >= 9)
     assert column.to_pylist() == [*range(9), None]
     assert to_numpy(column[:9]).tolist() == list(range(9))
+
+
+def test_a_number_beyond_its_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="out of the range of int32"):
+        to_arrow(np.array([1, 2**31]), pa.int32())
 
 
 def test_a_tree_is_written_and_read_without_pandas() -> None:

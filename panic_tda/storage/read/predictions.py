@@ -104,7 +104,7 @@ def count_predictions(connection: Connection, clustering_id: UUID) -> int:
 
 
 def count_all_predictions(connection: Connection) -> dict[UUID, int]:
-    """Count the predicted assignments of each clustering that has some, by its id."""
+    """Count the predicted assignments of each clustering that has some and can be read, by its id."""
     if not has_predictions(connection):
         return {}
     query = (
@@ -112,7 +112,8 @@ def count_all_predictions(connection: Connection) -> dict[UUID, int]:
         .join(_prediction, _prediction.c.result_key == ClusteringResult.key)
         .group_by(ClusteringResult.id)
     )
-    return dict(cells.read_rows(connection, query))
+    # A damaged id of one clustering must not hide the others.
+    return {values[0]: values[1] for values, _, _ in cells.read_each(connection, query) if values is not None}
 
 
 def find_unassigned(
