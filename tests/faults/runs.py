@@ -340,7 +340,7 @@ STAGES = {
     "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("load", "fingerprint")),
     "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, _PASSES),
     "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("hierarchy", "medoids", "save")),
-    "plan": Stage(PLAN, file_of_models, everything, ("count embeddings", "measure fits of up to 20 rows")),
+    "plan": Stage(PLAN, file_of_models, everything, ("count embeddings", "measure a fit of 20 rows")),
     "models": Stage(FIT_MODELS, file_of_models, answers, ("count embeddings", "load", "medoids", "save")),
     "delete": Stage(("delete-clusterings", "--all", "--yes"), clustered_file, everything, ("delete",)),
 }

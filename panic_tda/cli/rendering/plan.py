@@ -120,7 +120,7 @@ def _describe_factor(factor: int | None, within: str) -> str:
 def _describe_basis(plan: Plan) -> str:
     most = max((factor_plan.measured_rows for _, factor_plan in _iterate_plans(plan)), default=0)
     return (
-        f"Planned in {_format_seconds(plan.seconds)} from fits of up to {most:,} "
+        f"Planned in {_format_seconds(plan.seconds)} from a fit of up to {most:,} "
         f"{pluralize(most, 'row')} of each. Times are those of a "
         "machine with nothing else to do; loading goes on as fast as the rows of those fits were read, and "
         "saving as fast as elsewhere. Memory is that of the rows and of the work on them."
