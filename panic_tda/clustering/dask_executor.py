@@ -7,36 +7,30 @@ running on several lost workers is given up (`allowed-failures` in Dask's config
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import logging
 import os
-import platform
 import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
+from panic_tda.clustering import worker_checks as checks
 from panic_tda.clustering.executor import TASKS_PER_SLOT, Executor, Result, Task
-from panic_tda.devices.machine import host_memory
+from panic_tda.clustering.worker_checks import describe_error
 from panic_tda.disk import free_text
 from panic_tda.errors import MissingPath, UnsupportedOnBackend, WorkersFailed
-from panic_tda.wording import format_bytes, install_extra, pluralize
+from panic_tda.wording import install_extra, pluralize
 
-_PACKAGES = ("panic_tda", "distributed", "numpy", "numba", "llvmlite")
-"""Packages of which all workers need the client's version; results or messages could differ otherwise."""
 _CONNECT_SECONDS = 30.0
 _POLL_SECONDS = 5.0
 _RESTART_SECONDS = 600
-_MEMORY_SHARE = 0.95
-"""Share of its limit above which Dask ends a worker (`distributed.worker.memory.terminate`)."""
 _UNLOADABLE = "deserialization of the task graph"
 """Part of the message of Dask's error for a scheduler that cannot import what a task needs."""
 _IDLE_POLLS = 12
@@ -94,8 +88,9 @@ def start_workers(n_workers: int) -> Iterator[Executor]:
             client.wait_for_workers(n_workers, timeout=_CONNECT_SECONDS + 2 * n_workers)
         except (OSError, RuntimeError, TimeoutError) as error:
             raise WorkersFailed(
-                f"{n_workers} worker processes could not be started here ({_describe(error)}): set a smaller "
-                '--workers. A script that starts workers must do so below `if __name__ == "__main__":`'
+                f"{n_workers} worker processes could not be started here ({describe_error(error)}): set a "
+                "smaller --workers. A script that starts workers must do so below "
+                '`if __name__ == "__main__":`'
             ) from error
         yield DaskExecutor(client, f"{n_workers} worker processes of this machine")
 
@@ -131,7 +126,9 @@ def connect(scheduler: str) -> Iterator[Executor]:
         remedy = "start one with `dask scheduler`, and workers with `dask worker`"
         if isinstance(error, TypeError | RuntimeError):
             remedy = "set the certificates of its TLS in Dask's configuration, as on the hosts of the cluster"
-        raise WorkersFailed(f"no scheduler answers at {scheduler} ({_describe(error)}): {remedy}") from error
+        raise WorkersFailed(
+            f"no scheduler answers at {scheduler} ({describe_error(error)}): {remedy}"
+        ) from error
     with contextlib.closing(client):
         try:
             client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
@@ -161,7 +158,7 @@ class DaskExecutor:
     def __init__(self, client: Any, name: str) -> None:
         self._client, self._name = client, name
         self._n_workers, self._n_done, self._began = 0, 0, 0.0
-        self._require_same_versions()
+        checks.require_same_versions(self._ask_workers(checks.describe_process))
         _log.info("%s: %d slots; dashboard %s", name, self.slots, client.dashboard_link or "not available")
 
     @property
@@ -180,16 +177,16 @@ class DaskExecutor:
     def prepare(self, folder: Path, task_bytes: int) -> None:
         """Check versions, folder and memory of every worker; see `Executor.prepare`."""
         # Again for every fit: workers may have joined.
-        self._require_same_versions()
+        checks.require_same_versions(self._ask_workers(checks.describe_process))
         self._require_shared(folder)
-        self._require_memory(task_bytes)
+        checks.require_memory(self._ask_workers(checks.describe_memory), task_bytes)
 
     def _require_shared(self, folder: Path) -> None:
         """Check that every worker can read a file that is written now."""
         nonce, path = secrets.token_hex(16), folder / f".panic-tda-{secrets.token_hex(8)}.part"
         try:
             path.write_text(nonce)
-            answers = self._ask_workers(_read_text, str(path))
+            answers = self._ask_workers(checks.read_text, str(path))
         except OSError as error:
             raise WorkersFailed(
                 f"the folder for the workers cannot be written: {folder} ({error.strerror}"
@@ -203,31 +200,6 @@ class DaskExecutor:
                     f"worker {worker} does not see the files of this process in {folder}: name a folder on a "
                     "disk that all workers share, by the same path, with --work-dir"
                 )
-
-    def _require_memory(self, task_bytes: int) -> None:
-        """Check that the tasks of each worker, and of all workers of a host, fit into memory."""
-        wanted, available = dict[str, int](), dict[str, int]()
-        for worker, answer in self._ask_workers(_describe_memory).items():
-            if not isinstance(answer, _WorkerMemory):
-                raise WorkersFailed(f"worker {worker} cannot say its memory limit ({_describe(answer)})")
-            needed = answer.n_threads * task_bytes
-            if answer.limit and answer.used + needed > _MEMORY_SHARE * answer.limit:
-                raise WorkersFailed(
-                    f"worker {worker} needs {format_bytes(answer.used + needed)} for "
-                    f"{answer.n_threads} {pluralize(answer.n_threads, 'task')} at once, more than "
-                    f"{100 * _MEMORY_SHARE:.0f} % of its limit of {format_bytes(answer.limit)}: start it "
-                    "with fewer --nthreads or a larger --memory-limit"
-                )
-            wanted[answer.host] = wanted.get(answer.host, 0) + needed
-            if answer.available is not None:
-                available[answer.host] = min(answer.available, available.get(answer.host, answer.available))
-        for host, free in available.items():
-            if wanted[host] > free:
-                raise WorkersFailed(
-                    f"the workers on {host} need {format_bytes(wanted[host])} for their tasks, but "
-                    f"{format_bytes(free)} are available there: start fewer workers, or with fewer --nthreads"
-                )
-        _log.info("a task takes up to %s of a worker's memory", format_bytes(task_bytes))
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:
         """Yield every task with its result; see `Executor.map`."""
@@ -333,90 +305,10 @@ class DaskExecutor:
             raise self._lost_scheduler() from error
         return answers
 
-    def _require_same_versions(self) -> None:
-        own = describe_process()
-        processors = {own["processor"]: "this process"}
-        for worker, answer in self._ask_workers(describe_process).items():
-            if not isinstance(answer, dict):
-                raise WorkersFailed(
-                    f"worker {worker} cannot load panic_tda ({_describe(answer)}): install the same version "
-                    "of panic_tda[dask] there as here"
-                )
-            for name, version in own["versions"].items():
-                workers_version = answer["versions"].get(name, "nothing")
-                if workers_version != version:
-                    raise WorkersFailed(
-                        f"worker {worker} has {name} {workers_version}, and this process has {version}: "
-                        "install the same versions on all hosts"
-                    )
-            processors.setdefault(answer["processor"], f"worker {worker}")
-        if len(processors) > 1:
-            _log.warning(
-                "the processors differ (%s): distances may differ in the last of 16 digits, and two runs "
-                "need not give the same digits; use hosts of one kind for that",
-                ", ".join(f"{name} on {owner}" for name, owner in sorted(processors.items())),
-            )
-
-
-class _WorkerMemory(NamedTuple):
-    """Memory of a worker's process and of its host.
-
-    Attributes
-    ----------
-    host : str
-        Name of the host.
-    n_threads : int
-        Tasks that the worker runs at once.
-    limit : int
-        Bytes above which Dask ends the worker; 0 is none.
-    used : int
-        Bytes that it has now.
-    available : int or None
-        Bytes that the host can give; None if unknown.
-    """
-
-    host: str
-    n_threads: int
-    limit: int
-    used: int
-    available: int | None
-
-
-def _describe_memory(dask_worker: Any) -> _WorkerMemory:
-    """Describe the memory of the worker that runs this."""
-    limit = dask_worker.memory_manager.memory_limit or 0
-    used = dask_worker.monitor.get_process_memory()
-    return _WorkerMemory(platform.node(), dask_worker.state.nthreads, int(limit), int(used), host_memory()[1])
-
-
-def describe_process() -> dict[str, Any]:
-    """Return the versions and the processor of this process, for a comparison with others."""
-    from importlib.metadata import version
-
-    import llvmlite.binding
-
-    versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    versions |= {name: version(name) for name in _PACKAGES}
-    versions["the source of panic_tda.clustering"] = _hash_source()
-    return {"versions": versions, "processor": llvmlite.binding.get_host_cpu_name()}
-
-
-@cache
-def _hash_source() -> str:
-    """Return a digest of the code that computes, which may differ where the version is the same."""
-    digest, folder = hashlib.sha256(), Path(__file__).parent
-    for source in sorted(folder.rglob("*.py")):
-        digest.update(f"{source.relative_to(folder)}\n".encode() + source.read_bytes())
-    return digest.hexdigest()[:12]
-
 
 def _describe_rate(n_tasks: int, began: float) -> str:
     rate = n_tasks / max(time.monotonic() - began, 1e-3)
     return f"{rate:.1f} tasks/s" if rate >= 1 else f"{60 * rate:.1f} tasks/min"
-
-
-def _read_text(path: str) -> str:
-    return Path(path).read_text()
 
 
 def _import_dask() -> Any:
@@ -425,10 +317,6 @@ def _import_dask() -> Any:
     import distributed
 
     return distributed
-
-
-def _describe(error: object) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -57,9 +57,11 @@ _clustering = functools.partial(option, section="Settings of cluster-embeddings"
 )
 @_clustering("--exact", is_flag=True, help="Build no approximate tree.")
 @_clustering("--devices", metavar="N,…|none", help="CUDA devices by number, or none.  [default: all]")
-@_workers("--rows", type=click.IntRange(2), metavar="N", help="Number of rows; no database is read.")
-@_workers("--features", type=click.IntRange(1), metavar="N", help="Dimensions of these rows.")
-@_workers("--workers", type=click.IntRange(1), metavar="N", help="Dask workers, each with a core of its own.")
+@_workers("--rows", type=click.IntRange(2, 10**10), metavar="N", help="Number of rows; no database is read.")
+@_workers("--features", type=click.IntRange(1, 1 << 16), metavar="N", help="Dimensions of these rows.")
+@_workers(
+    "--workers", type=click.IntRange(1, 10**6), metavar="N", help="Dask workers, each with a core of its own."
+)
 @_workers("--scheduler", metavar="ADDRESS|FILE", help="Scheduler of Dask whose workers are counted instead.")
 @options.json_output
 @options.common
@@ -97,6 +99,8 @@ def plan_clustering(
             raise click.UsageError(
                 "with --rows, no model is planned: drop MODEL, --downsample, --within, --devices"
             )
+        if clustering_parameters.backend not in ("auto", "tiled"):
+            raise click.UsageError("workers share the fits of --backend tiled alone: drop --backend")
         _print_workers_plan((rows, features), workers, scheduler, clustering_parameters, as_json=as_json)
         return
     with display.make_progress(ended=logging.DEBUG) as progress:

@@ -1,7 +1,7 @@
 """Estimate rows, memory and time of clusterings on this machine, by model and sampling factor.
 
 Nothing is written. Rows are counted in the indexes. Memory is estimated from the number of rows, and time
-from fits of some thousand rows of each model and factor (`costs`). These are rows of whole runs, because the
+from a fit of some thousand rows of each model and factor (`costs`). These are rows of whole runs, because the
 time of a fit depends on the distances of nearest neighbours (`storage.read.row_samples`).
 """
 

@@ -44,6 +44,8 @@ _ENTRIES, _ENTRY_SECONDS = 1.5, 55e-9
 _PAIR_SECONDS = 0.4e-6
 """Time of the client for a pair of tiles in each pass: to schedule, and to group by blocks."""
 _FEWEST_ROWS = 1_000
+_SAMPLE_NUMBERS = 1 << 26
+"""Most numbers of a sample: drawing one takes some 16 bytes for each."""
 _PAIR_BYTES = 40
 """Memory of the client for a pair of tiles: the schedule, and sorting it."""
 _WORKER_SECONDS = 1.5
@@ -136,7 +138,8 @@ def measure_sample(
     with cuda.cuda_disabled():
         # This machine need not have room for all rows.
         placement = choose_placement(parameters, _FEWEST_ROWS, n_features, keep_neighbours=KEEP_NEIGHBOURS)
-        sample = draw_rows(min(n_rows, rows_to_measure(placement)), n_features)
+        n_sample = min(n_rows, rows_to_measure(placement), _SAMPLE_NUMBERS // n_features)
+        sample = draw_rows(n_sample, n_features)
         return measure(sample, parameters, placement, progress=progress or Silent())
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from panic_tda.cli.display import PhaseLog
 from panic_tda.clustering import dask_executor
@@ -26,6 +27,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.errors import MissingPath, WorkersFailed
+from panic_tda.main import main
 from panic_tda.progress import Prefixed, annotate
 from panic_tda.types import SpanningTree
 from tests.executors import Watched
@@ -35,7 +37,7 @@ from tests.snapshots import REPOSITORY
 distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
 dask = pytest.importorskip("dask")
 pytestmark = pytest.mark.xdist_group("dask")
-SECONDS = 60.0
+SECONDS = 180.0
 """After this long something that should have happened is considered stuck."""
 
 
@@ -388,7 +390,9 @@ def test_whoever_has_no_certificate_is_refused(cluster: Cluster) -> None:
         dask_executor.connect(cluster.address),
     ):
         pass
+    arguments = ["plan-clustering", "--rows", "300", "--features", "8", "--scheduler", cluster.name, "--json"]
     with cluster.connect() as executor:
+        assert json.loads(CliRunner().invoke(main, arguments).stdout)["slots"] == 1
         assert all(address.startswith("tls://") for address in executor._count_threads())
         assert dict(executor.map(abs, range(3))) == {0: 0, 1: 1, 2: 2}
 

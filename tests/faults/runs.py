@@ -342,7 +342,7 @@ STAGES = {
     "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, ("load", "fingerprint")),
     "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, _PASSES),
     "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, ("hierarchy", "medoids", "save")),
-    "plan": Stage(PLAN, file_of_models, read_all_rows, ("count embeddings", "measure fits of up to 20 rows")),
+    "plan": Stage(PLAN, file_of_models, read_all_rows, ("count embeddings", "measure a fit of 20 rows")),
     "models": Stage(
         FIT_MODELS, file_of_models, read_results, ("count embeddings", "load", "medoids", "save")
     ),

@@ -120,7 +120,7 @@ def _describe_factor(factor: int | None, within: str) -> str:
 def _describe_basis(plan: Plan) -> str:
     most = max((factor_plan.measured_rows for _, factor_plan in _iterate_plans(plan)), default=0)
     return (
-        f"Planned in {_format_seconds(plan.seconds)} from fits of up to {most:,} "
+        f"Planned in {_format_seconds(plan.seconds)} from a fit of up to {most:,} "
         f"{pluralize(most, 'row')} of each. Times are for an otherwise idle machine. Loading is assumed to "
         "be as fast as for those rows, and saving as fast as on another machine. Memory includes the rows."
     )
