@@ -42,7 +42,9 @@ def count_part_rows(min_samples: int) -> int:
     return max(1, trees.PART_BYTES // (_EDGE_BYTES + _ENTRY_BYTES * max(0, min_samples - 2)))
 
 
-def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | None:
+def read_graph(
+    connection: Connection, clustering_id: UUID, record: ClusteringRecord | None = None
+) -> SpanningTree | None:
     """Return the tree with the neighbour lists of a clustering, or None if it was stored without them.
 
     Raises
@@ -58,7 +60,7 @@ def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | No
         if any(len(table) != part_rows for table in tables[:-1]):
             raise ValueError("a part is incomplete")
         table = pa.concat_tables(tables).combine_chunks()
-        return as_graph(table, has_chords=trees.has_chords(connection, clustering_id))
+        return as_graph(table, has_chords=trees.has_chords(connection, clustering_id, record))
     except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
         raise build_error(clustering_id, str(error)) from error
 
@@ -75,7 +77,7 @@ def require_graph(
     DatabaseError
         The lists are damaged; see `read_graph`.
     """
-    graph = None if record.keep_neighbours is None else read_graph(connection, clustering_id)
+    graph = None if record.keep_neighbours is None else read_graph(connection, clustering_id, record)
     if graph is None:
         raise NoTree(f"clustering {clustering_id} has no neighbour lists: {explain_missing(record)}")
     n_rows = len(graph.height) + 1
