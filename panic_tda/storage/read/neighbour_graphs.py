@@ -40,7 +40,9 @@ def count_part_rows(min_samples: int) -> int:
     return max(1, trees.PART_BYTES // (_EDGE_BYTES + _ENTRY_BYTES * max(0, min_samples - 2)))
 
 
-def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | None:
+def read_graph(
+    connection: Connection, clustering_id: UUID, record: ClusteringRecord | None = None
+) -> SpanningTree | None:
     """Return the tree with the neighbour lists of a clustering, or None if it was stored without them.
 
     Raises
@@ -59,7 +61,7 @@ def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | No
         )
         if table is None:
             return None
-        return as_graph(table, has_chords=trees.has_chords(connection, clustering_id))
+        return as_graph(table, has_chords=trees.has_chords(connection, clustering_id, record))
 
 
 def require_graph(
@@ -74,7 +76,7 @@ def require_graph(
     DatabaseError
         The lists are damaged; see `read_graph`.
     """
-    graph = None if record.keep_neighbours is None else read_graph(connection, clustering_id)
+    graph = None if record.keep_neighbours is None else read_graph(connection, clustering_id, record)
     if graph is None:
         raise NoTree(f"clustering {clustering_id} has no neighbour lists: {explain_missing(record)}")
     trees.require_assigned(connection, clustering_id, graph, n_assigned, _NAME)

@@ -45,8 +45,12 @@ SCHEMA = pa.schema(
 )
 
 
-def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | None:
+def read_tree(
+    connection: Connection, clustering_id: UUID, record: ClusteringRecord | None = None
+) -> SpanningTree | None:
     """Return the tree of a clustering, or None if it was stored without one.
+
+    The record is read if it is None.
 
     Raises
     ------
@@ -55,7 +59,7 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
     """
     with naming_damage(clustering_id, "tree"):
         table = _read_table(connection, clustering_id, SCHEMA.names)
-        return as_tree(table, has_chords=has_chords(connection, clustering_id))
+        return as_tree(table, has_chords=has_chords(connection, clustering_id, record))
 
 
 def require_tree(
@@ -70,7 +74,7 @@ def require_tree(
     DatabaseError
         The tree is damaged; see `read_tree`.
     """
-    tree = read_tree(connection, clustering_id)
+    tree = read_tree(connection, clustering_id, record)
     if tree is None:
         needed = max(record.min_cluster_size, record.min_samples)
         why = (
@@ -104,8 +108,10 @@ def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArr
         return cores
 
 
-def has_chords(connection: Connection, clustering_id: UUID) -> bool:
+def has_chords(connection: Connection, clustering_id: UUID, record: ClusteringRecord | None = None) -> bool:
     """Return whether the distances of a clustering are chords (metric cosine), which are at most 2."""
+    if record is not None:
+        return record.metric in (None, COSINE)
     query = sa.select(ClusteringResult.parameters).where(ClusteringResult.id == clustering_id)
     return all(parameters.get("metric") in (None, COSINE) for (parameters,) in read_rows(connection, query))
 
