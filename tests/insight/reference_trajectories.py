@@ -346,6 +346,9 @@ def report(
     return {
         "clustering": clustering,
         "lag": lag,
+        "n_steps": sum(len(path_of_run.steps) for path_of_run in paths.values()),
+        # Predictions have tests of their own.
+        "n_predicted": 0,
         "groups": [summed(json.loads(key), groups[key], sampling) for key in sorted(groups)],
         "total": summed({}, everything, sampling) if everything else None,
         "transitions": [
