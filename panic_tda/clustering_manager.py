@@ -29,8 +29,9 @@ from panic_tda.errors import (
     unexpected,
 )
 from panic_tda.outputs import require_work_folder
-from panic_tda.parameters import COSINE, ClusteringParameters, Resources, validate_downsample
+from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, report_failure
+from panic_tda.records import COSINE
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import (
     FLOAT_BYTES,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from panic_tda.parameters import ClusteringRecord
+    from panic_tda.records import ClusteringRecord
 
 NO_CLUSTERS = "no_clusters"
 ROOT_SELECTED = "root_selected"

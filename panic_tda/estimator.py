@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from panic_tda import parameters
+from panic_tda import parameters, records
 from panic_tda.arrays.matrices import as_matrix, require_unmasked
 from panic_tda.clustering import geometry
 from panic_tda.clustering.condensed import build_single_linkage, condense_tree
@@ -102,7 +102,7 @@ class HDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         *,
         cluster_selection_epsilon: float | None = None,
         max_cluster_size: int | None = None,
-        metric: str = parameters.COSINE,
+        metric: str = records.COSINE,
         allow_single_cluster: bool = parameters.ALLOW_SINGLE_CLUSTER,
         cluster_selection_method: str = "eom",
         backend: str = "auto",
@@ -241,7 +241,7 @@ class _FittedState:
 
     @property
     def metric(self) -> str:
-        return self.clustering.record.metric or parameters.COSINE
+        return self.clustering.record.metric or records.COSINE
 
     @property
     def tree(self) -> SpanningTree:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from panic_tda.parameters import ClusteringRecord
+    from panic_tda.records import ClusteringRecord
 
     FloatArray: TypeAlias = NDArray[np.float64]
     Float32Array: TypeAlias = NDArray[np.float32]

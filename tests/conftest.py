@@ -25,7 +25,7 @@ from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.records import ClusteringRecord
 from panic_tda.types import FinishedClustering
 from tests import strict_arrays
 from tests.field_files import FieldFacts, FieldSpec, write_field_file

@@ -18,7 +18,7 @@ from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.parameters import EffectiveParameters
+    from panic_tda.records import EffectiveParameters
     from panic_tda.types import FloatArray, IntArray
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from panic_tda import hdbscan
 from panic_tda.doubts import find_doubts, name_setting
-from panic_tda.parameters import ClusteringParameters, ClusteringRecord
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.records import ClusteringRecord
 
 
 def record(**counts: Any) -> ClusteringRecord:

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from panic_tda.cli import handbook, interruption, terminal
 from panic_tda.insight import outlier_scores, step_rows
 from panic_tda.main import main
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.records import ClusteringRecord
 from panic_tda.storage.read import exports
 from panic_tda.storage.schema.tables import Base
 from tests.documents import PAGES, README, remove_blocks

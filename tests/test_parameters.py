@@ -23,12 +23,7 @@ from panic_tda.cli.parsing import from_options, parse_bytes, parse_min_cluster_s
 from panic_tda.clustering.hierarchy import extract_clusters
 from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.main import main
-from panic_tda.parameters import (
-    ClusteringParameters,
-    Resources,
-    chord_to_cosine,
-    validate_downsample,
-)
+from panic_tda.parameters import ClusteringParameters, Resources, chord_to_cosine, validate_downsample
 from panic_tda.types import SpanningTree
 
 

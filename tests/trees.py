@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.clustering.hierarchy import FlatClusters, extract_clusters
-from panic_tda.parameters import EffectiveParameters
+from panic_tda.records import EffectiveParameters
 from panic_tda.types import OUTLIER, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS

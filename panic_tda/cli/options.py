@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from panic_tda import parameters
+from panic_tda import parameters, records
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.errors import WrongUsage
@@ -314,7 +314,26 @@ MIN_SAMPLES = (
     f"[default: {parameters.MIN_SAMPLES}]"
 )
 
-METRIC = "Cosine ignores the lengths of vectors."
+downsample = functools.partial(
+    option,
+    "--downsample",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Keep every N-th output of each run.",
+)
+skip_invalid = functools.partial(
+    option, "--skip-invalid", is_flag=True, help="Leave out invalid vectors instead of failing."
+)
+metric = functools.partial(
+    option,
+    "--metric",
+    type=click.Choice(parameters.METRICS),
+    default=records.COSINE,
+    show_default=True,
+    help="Cosine ignores the lengths of vectors.",
+)
 STORED_SAMPLES = "up to the stored neighbours (see cluster-embeddings --keep-neighbours)"
 
 

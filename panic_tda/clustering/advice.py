@@ -9,20 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.doubts import Doubt, Wording, find_doubts, is_nearly_all, name_setting
 from panic_tda.errors import InvalidParameter
-from panic_tda.parameters import (
-    COSINE,
-    EPSILON,
-    EUCLIDEAN,
-    SELECTION_METHODS,
-    ClusteringParameters,
-    EffectiveParameters,
-)
+from panic_tda.parameters import EPSILON, SELECTION_METHODS, ClusteringParameters
+from panic_tda.records import COSINE, EUCLIDEAN, EffectiveParameters
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from panic_tda.parameters import ClusteringRecord
+    from panic_tda.records import ClusteringRecord
     from panic_tda.types import SpanningTree
 
 _EPSILON_FACTORS = (0.9, 1.1, 0.75, 1.25, 0.5, 1.5, 2.0)

@@ -18,7 +18,7 @@ from panic_tda.clustering.condensed import (
     condense_tree,
 )
 from panic_tda.clustering.hierarchy import FlatClusters, choose_clusters
-from panic_tda.parameters import EffectiveParameters
+from panic_tda.records import EffectiveParameters
 from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:

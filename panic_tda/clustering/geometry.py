@@ -13,11 +13,12 @@ import numpy as np
 
 from panic_tda.arrays.frames import Frame, centre_rows
 from panic_tda.arrays.rows import normalise
-from panic_tda.parameters import COSINE, EUCLIDEAN_FLOOR
+from panic_tda.parameters import EUCLIDEAN_FLOOR
+from panic_tda.records import COSINE
 
 if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import FitOptions
-    from panic_tda.parameters import EffectiveParameters
+    from panic_tda.records import EffectiveParameters
     from panic_tda.types import Array, SpanningTree
 
 

@@ -27,7 +27,7 @@ from panic_tda.clustering.condensed import ROOT, CondensedTree, build_single_lin
 from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.parameters import EffectiveParameters
+    from panic_tda.records import EffectiveParameters
     from panic_tda.types import BoolArray, FloatArray, IntArray
 
 STABILITY_TOLERANCE = 1e-9

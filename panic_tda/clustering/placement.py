@@ -16,7 +16,7 @@ from panic_tda.devices import cuda
 from panic_tda.devices.machine import host_memory
 from panic_tda.disk import free_text
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import COSINE
+from panic_tda.records import COSINE
 from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:

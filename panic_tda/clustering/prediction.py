@@ -28,7 +28,7 @@ from panic_tda.types import OUTLIER, Clustering
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from panic_tda.parameters import ClusteringRecord
+    from panic_tda.records import ClusteringRecord
     from panic_tda.types import Array, FloatArray, IntArray
 
 QUERY_ROWS = 2_048

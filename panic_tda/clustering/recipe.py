@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda import parameters
+from panic_tda import parameters, records
 from panic_tda.arrays import device
 from panic_tda.arrays.matrices import as_matrix
 from panic_tda.clustering import backends, geometry, hierarchy, phases
@@ -36,8 +36,9 @@ from panic_tda.clustering.placement import Placement, choose_fallback, choose_pl
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.kernel_cache import translate_cache_errors
 from panic_tda.errors import BackendFailure
-from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import ClusteringRecord, EffectiveParameters
 from panic_tda.types import OUTLIER, Clustering, SpanningTree
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def hdbscan(
     distance_floor: float = parameters.DISTANCE_FLOOR,
     backend: str = backends.AUTO,
     exact: bool = False,
-    metric: str = parameters.COSINE,
+    metric: str = records.COSINE,
     progress: Progress | None = None,
 ) -> Clustering:
     """Cluster vectors by density.
@@ -296,7 +297,7 @@ def recut_rows(
     flat = relabel_by_size(_extract_clusters(tree, len(vectors), effective))
     cut = time.monotonic()
     progress.phase(phases.MEDOIDS)
-    metric = source.metric or parameters.COSINE
+    metric = source.metric or records.COSINE
     vectors = geometry.convert_rows(vectors, metric)
     geometry.prepare_rows(vectors, metric)
     distinct = find_distinct(vectors)
@@ -315,7 +316,7 @@ def recut_rows(
     return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
 
-def find_medoid(vectors: Float32Array, probabilities: FloatArray, metric: str = parameters.COSINE) -> int:
+def find_medoid(vectors: Float32Array, probabilities: FloatArray, metric: str = records.COSINE) -> int:
     """Return the medoid of a cluster that consists of all rows.
 
     Parameters
@@ -329,7 +330,7 @@ def find_medoid(vectors: Float32Array, probabilities: FloatArray, metric: str = 
     """
     rows = geometry.convert_rows(vectors, metric)
     geometry.prepare_rows(rows, metric)
-    find = find_medoids if metric == parameters.COSINE else find_euclidean_medoids
+    find = find_medoids if metric == records.COSINE else find_euclidean_medoids
     return find(rows, np.zeros(len(rows), dtype=np.int64), probabilities, 1)[0]
 
 
@@ -373,12 +374,12 @@ def _extract_clusters(tree: SpanningTree | None, n: int, effective: EffectivePar
 
 
 def _find_medoids(
-    rows: Array, distinct: DistinctRows, flat: FlatClusters, metric: str = parameters.COSINE
+    rows: Array, distinct: DistinctRows, flat: FlatClusters, metric: str = records.COSINE
 ) -> dict[int, int]:
     # Copies have the same label and probability, so a distinct row has the summed weight of its copies.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    find = find_medoids if metric == parameters.COSINE else find_euclidean_medoids
+    find = find_medoids if metric == records.COSINE else find_euclidean_medoids
     medoids = find(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
     return {label: int(distinct.first[row]) for label, row in medoids.items()}
 

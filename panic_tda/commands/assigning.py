@@ -12,15 +12,8 @@ from panic_tda.cli.rendering import common
 @options.command("assign-embeddings", example="assign-embeddings latest --model MiniLM")
 @options.reference
 @options.model("Assign embeddings of this embedding model only.", default="all models")
-@option(
-    "--downsample",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Keep every N-th output of each run.",
-)
-@option("--skip-invalid", is_flag=True, help="Leave out invalid vectors instead of failing.")
+@options.downsample()
+@options.skip_invalid()
 @option(
     "--memory-limit",
     metavar="SIZE",

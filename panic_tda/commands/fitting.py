@@ -41,22 +41,9 @@ _UNCHANGED = "[default: as in the clustering]"
 
 @options.command("cluster-embeddings", example="cluster-embeddings MiniLM --downsample 2 --epsilon 0.35")
 @options.models("Embedding model to cluster, like MODEL; may be repeated.", section="What to cluster")
-@_what(
-    "--downsample",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Keep every N-th output of each run.",
-)
-@_what("--skip-invalid", is_flag=True, help="Leave out invalid vectors instead of failing.")
-@_clustering(
-    "--metric",
-    type=click.Choice(parameters.METRICS),
-    default=parameters.COSINE,
-    show_default=True,
-    help=options.METRIC,
-)
+@options.downsample(section="What to cluster")
+@options.skip_invalid(section="What to cluster")
+@options.metric(section="Clustering")
 @_clustering(
     "--epsilon",
     type=float,

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from panic_tda import parameters
+from panic_tda import parameters, records
 from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
@@ -73,7 +73,7 @@ def sweep_clustering(
 
     opened, source = find_stored(database, reference, model=model)
     if epsilons is None and min_samples is None and sizes is None and not methods:
-        parameters.require_cosine(source.record, "a sweep without values (epsilon from 0 to 1.2)")
+        records.require_cosine(source.record, "a sweep without values (epsilon from 0 to 1.2)")
         epsilons = [round(0.1 * number, 1) for number in range(13)]
     grid = sweep.Grid(
         epsilons=epsilons,

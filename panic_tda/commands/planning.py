@@ -41,13 +41,7 @@ _clustering = functools.partial(option, section="Settings of cluster-embeddings"
     help=f"{options.MIN_CLUSTER_SIZE}  [default: as cluster-embeddings]",
 )
 @_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)
-@_clustering(
-    "--metric",
-    type=click.Choice(parameters.METRICS),
-    default=parameters.COSINE,
-    show_default=True,
-    help=options.METRIC,
-)
+@options.metric(section="Settings of cluster-embeddings")
 @_clustering(
     "--backend",
     type=click.Choice(options.BACKENDS),

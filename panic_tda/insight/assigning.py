@@ -20,8 +20,9 @@ from panic_tda.arrays.rows import has_direction, slices
 from panic_tda.clustering import geometry
 from panic_tda.clustering.prediction import QUERY_ROWS, Predictor, build_predictor
 from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter, PanicTdaError, UnknownClustering
-from panic_tda.parameters import COSINE, METRICS, validate_downsample, validate_memory_limit
+from panic_tda.parameters import METRICS, validate_downsample, validate_memory_limit
 from panic_tda.progress import Prefixed, Progress, Silent, report_failure
+from panic_tda.records import COSINE
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import FLOAT_BYTES, NAMED_IDS, show_id
 from panic_tda.storage.read.clusterings import StoredClustering, open_clustering

@@ -8,7 +8,7 @@ import numpy as np
 
 from panic_tda.clustering.condensed import ROOT, build_single_linkage, condense_tree
 from panic_tda.clustering.hierarchy import densest_levels, mark_chosen, nearest_chosen
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.records import ClusteringRecord
 from panic_tda.types import OUTLIER, FloatArray, IntArray, SpanningTree
 
 MOST_BRANCHES = 3_000

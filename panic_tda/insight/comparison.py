@@ -22,8 +22,8 @@ import numpy as np
 
 from panic_tda.errors import InvalidParameter, NothingShared
 from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
-from panic_tda.parameters import COSINE
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import COSINE
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.results import ClusteringSummary

@@ -20,8 +20,8 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.clustering.neighbour_graph import lower_min_samples
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import NoTree
-from panic_tda.parameters import EffectiveParameters, require_cosine
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import EffectiveParameters, require_cosine
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary

@@ -19,8 +19,8 @@ import pyarrow as pa
 from panic_tda.clustering.duplicates import find_distinct
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.umap_loops import keep_compiled
-from panic_tda.parameters import require_cosine
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import require_cosine
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
 from panic_tda.storage.read.results import ClusteringSummary

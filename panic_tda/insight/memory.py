@@ -10,7 +10,8 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.placement import missing_memory
 from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import COSINE, KEEP_NEIGHBOURS, ClusteringParameters
+from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
+from panic_tda.records import COSINE
 
 
 @dataclass(frozen=True)

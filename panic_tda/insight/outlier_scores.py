@@ -18,8 +18,8 @@ from scipy.sparse.csgraph import dijkstra
 
 from panic_tda.clustering.condensed import build_single_linkage, condense_tree
 from panic_tda.errors import NoTree
-from panic_tda.parameters import EffectiveParameters
 from panic_tda.progress import Progress
+from panic_tda.records import EffectiveParameters
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary

@@ -12,15 +12,9 @@ from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.recipe import recut_rows
 from panic_tda.doubts import Wording
 from panic_tda.errors import InvalidParameter
-from panic_tda.parameters import (
-    COSINE,
-    DISTANCE_FLOOR,
-    ClusteringParameters,
-    ClusteringRecord,
-    EffectiveParameters,
-    validate_memory_limit,
-)
+from panic_tda.parameters import DISTANCE_FLOOR, ClusteringParameters, validate_memory_limit
 from panic_tda.progress import Prefixed, Progress, Silent
+from panic_tda.records import COSINE, ClusteringRecord, EffectiveParameters
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.neighbour_graphs import explain_missing

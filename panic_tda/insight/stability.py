@@ -20,8 +20,9 @@ from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import contingency
 from panic_tda.insight.origins import ClusterMembers, count_members
-from panic_tda.parameters import COSINE, DISTANCE_FLOOR, ClusteringParameters, ClusteringRecord
+from panic_tda.parameters import DISTANCE_FLOOR, ClusteringParameters
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import COSINE, ClusteringRecord
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary

@@ -24,8 +24,8 @@ from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes
-from panic_tda.parameters import EffectiveParameters
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import EffectiveParameters
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary

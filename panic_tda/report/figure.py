@@ -13,9 +13,9 @@ from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.origins import read_words
-from panic_tda.parameters import require_cosine
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import require_cosine
 from panic_tda.report.drawing import (
     DPI,
     Place,

@@ -16,8 +16,8 @@ from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.milestones import Trajectories, find_states, find_visits
 from panic_tda.insight.origins import ClusterOrigins, StepWords, count_members
 from panic_tda.insight.trajectories import Recurrences, TrajectoryStudy, sum_up
-from panic_tda.parameters import require_cosine
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import require_cosine
 from panic_tda.report import head, motion, places
 from panic_tda.report.thumbnails import NoPillow, read_thumbnails
 from panic_tda.storage.database import Database

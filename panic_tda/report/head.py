@@ -8,7 +8,8 @@ from typing import Any
 
 from panic_tda.doubts import Doubt
 from panic_tda.insight.run_groups import GroupSummary
-from panic_tda.parameters import COSINE, chord_to_cosine
+from panic_tda.parameters import chord_to_cosine
+from panic_tda.records import COSINE
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import pluralize

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from panic_tda.clustering import condensed
 from panic_tda.clustering.hierarchy import extract_clusters
 from panic_tda.errors import PanicTdaError
-from panic_tda.parameters import EffectiveParameters
+from panic_tda.records import EffectiveParameters
 from panic_tda.types import OUTLIER, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS

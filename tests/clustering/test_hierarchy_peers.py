@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-    from panic_tda.parameters import EffectiveParameters
+    from panic_tda.records import EffectiveParameters
     from panic_tda.types import FloatArray, IntArray
 
     Peer = Callable[[FloatArray, EffectiveParameters], tuple[IntArray, FloatArray]]

@@ -21,7 +21,8 @@ from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.clustering.recipe import hdbscan, relabel_by_size
 from panic_tda.clustering.warm_up import PHASE
 from panic_tda.errors import BadVectors, InvalidParameter, UnsupportedOnBackend
-from panic_tda.parameters import ClusteringParameters, ClusteringRecord
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.records import ClusteringRecord
 from panic_tda.types import OUTLIER, Clustering, SpanningTree
 from tests import reference
 from tests.clustering.datasets import CASES, DATA, EXACT, SETTINGS, unit_rows

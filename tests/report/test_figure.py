@@ -21,8 +21,8 @@ from click.testing import CliRunner, Result
 
 from panic_tda.insight.layout import Map
 from panic_tda.main import main
-from panic_tda.parameters import EffectiveParameters
 from panic_tda.progress import Silent
+from panic_tda.records import EffectiveParameters
 from panic_tda.report import drawing, figure
 from panic_tda.report.drawing import LINE_CHARACTERS, LINES, Style
 from panic_tda.report.figure import read_scene

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from panic_tda.errors import DatabaseError, UnknownClustering, UnknownModel
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.records import ClusteringRecord
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.results import (
     find_clustering,

@@ -11,7 +11,8 @@ from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.insight.origins import ORIGINS, ClusterOrigins
-from panic_tda.parameters import COSINE, ClusteringRecord, chord_to_cosine
+from panic_tda.parameters import chord_to_cosine
+from panic_tda.records import COSINE, ClusteringRecord
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import CLUSTERED, ModelOutcome
 from panic_tda.wording import on_one_line, pluralize

@@ -8,7 +8,7 @@ from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.clustering.cuts import Cut
 from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Histogram, Share
-from panic_tda.parameters import ClusteringRecord, EffectiveParameters
+from panic_tda.records import ClusteringRecord, EffectiveParameters
 from panic_tda.storage.read.neighbour_graphs import explain_missing
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import install_extra, on_one_line, pluralize

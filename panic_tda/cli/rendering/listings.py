@@ -11,7 +11,7 @@ from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
 from panic_tda.cli.rendering.common import percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.doubts import find_doubts
-from panic_tda.parameters import COSINE, ClusteringRecord
+from panic_tda.records import COSINE, ClusteringRecord
 from panic_tda.storage.read.results import ClusteringSummary, UnreadableClustering
 from panic_tda.wording import on_one_line, pluralize
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import COSINE
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import COSINE
 
 if TYPE_CHECKING:
     from pathlib import Path

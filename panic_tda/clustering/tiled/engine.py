@@ -29,7 +29,7 @@ from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
-from panic_tda.parameters import EUCLIDEAN
+from panic_tda.records import EUCLIDEAN
 from panic_tda.types import SpanningTree
 from panic_tda.wording import format_bytes
 

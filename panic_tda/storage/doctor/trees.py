@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import has_direction, normalise
 from panic_tda.errors import DamagedTree, NoTree
-from panic_tda.parameters import COSINE, ClusteringRecord
+from panic_tda.records import COSINE, ClusteringRecord
 from panic_tda.storage.cells import as_literal
 from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings

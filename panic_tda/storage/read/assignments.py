@@ -11,8 +11,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.parameters import ClusteringRecord
 from panic_tda.progress import Progress, Silent
+from panic_tda.records import ClusteringRecord
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
 from panic_tda.storage.columns import build_damage_error

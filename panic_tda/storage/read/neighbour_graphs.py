@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.clustering.neighbour_graph import find_owners
 from panic_tda.errors import NoTree
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.records import ClusteringRecord
 from panic_tda.storage.arrow import to_numpy
 from panic_tda.storage.read import trees
 from panic_tda.types import FloatArray, IntArray, NeighbourLists, SpanningTree

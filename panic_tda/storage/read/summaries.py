@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.records import ClusteringRecord
 from panic_tda.storage import cells
 from panic_tda.storage.columns import are_ids, show_value
 from panic_tda.storage.schema.tables import ClusteringResult

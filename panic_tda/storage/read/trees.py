@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.clustering.trees import Edges, minimum_forest
 from panic_tda.errors import DamagedTree, NoTree
-from panic_tda.parameters import COSINE, ClusteringRecord
+from panic_tda.records import COSINE, ClusteringRecord
 from panic_tda.storage.arrow import to_numpy
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import read_rows

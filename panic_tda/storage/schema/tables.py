@@ -7,7 +7,7 @@ a column declared `UUID` has numeric affinity in SQLite, which stores an id such
 
 To add a column to a table of panic_tda, add it here and in a new migration (`migrations/versions`), raise
 `database.SCHEMA_VERSION`, write it in `saving` and `pending`, and read it in `results`. A value of a
-clustering that no query searches for needs no column: add a field to `parameters.ClusteringRecord`.
+clustering that no query searches for needs no column: add a field to `records.ClusteringRecord`.
 """
 
 from __future__ import annotations

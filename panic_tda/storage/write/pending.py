@@ -29,7 +29,7 @@ from pyarrow import ipc
 from panic_tda.clustering.cuts import largest_cluster_size
 from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, commit_file, name_partial, open_own_file
 from panic_tda.errors import BadInput, DatabaseError, MissingPath
-from panic_tda.parameters import COSINE, ClusteringRecord
+from panic_tda.records import COSINE, ClusteringRecord
 from panic_tda.storage.database import Database
 from panic_tda.storage.read import neighbour_graphs, trees
 from panic_tda.storage.write import neighbour_graphs as neighbour_graphs_written

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from panic_tda.clustering.checkpoint import remove_states_of_input
 from panic_tda.clustering.recipe import find_medoid
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
-from panic_tda.parameters import COSINE
 from panic_tda.paths import expand_home
+from panic_tda.records import COSINE
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.read.vectors_by_id import are_stored, read_vectors
