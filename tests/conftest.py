@@ -187,6 +187,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Require that pytest-xdist sees the groups: it marks a test by the end of its id."""
+    is_grouped = getattr(session.config.option, "loadgroup", False)
+    if is_grouped and session.items and not any("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError(
+            "this pytest-xdist ignores xdist_group with this pytest: every fixture of a "
+            "file would be made in every process; install the versions of env/cpu.txt"
+        )
+
+
 def _is_of_the_other_engine(item: pytest.Item) -> bool:
     """Return whether a value of a parametrization is marked `sqlite_only`, and this is not SQLite."""
     values = getattr(item, "callspec", None)

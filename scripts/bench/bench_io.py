@@ -19,7 +19,8 @@ from statistics import median
 
 import numpy as np
 
-from panic_tda.parameters import ClusteringParameters, ClusteringRecord
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.records import ClusteringRecord
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.census import take_census
 from panic_tda.storage.read.loading import load_embeddings

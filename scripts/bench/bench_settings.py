@@ -28,8 +28,9 @@ from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.sweep import relative_validity
-from panic_tda.parameters import ClusteringParameters, EffectiveParameters
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
+from panic_tda.records import EffectiveParameters
 from panic_tda.storage.read.clusterings import StoredClustering, find_stored, open_clustering
 from panic_tda.types import OUTLIER, SpanningTree
 

@@ -1,4 +1,4 @@
-"""Provide one browser for all tests of the page, and pages that no test changes."""
+"""Provide a browser for the tests of a file, because an idle one takes a core, and pages no test changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.report.browser import Opened, started
 from tests.report.walks import Walk, make_walks, run_command
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with started() as process:
         yield process
