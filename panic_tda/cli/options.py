@@ -83,9 +83,9 @@ class Command(click.Command):
             if isinstance(parameter, click.Option) and record is not None:
                 # Click makes --help itself, without a section.
                 sections.setdefault(getattr(parameter, "section", _COMMON), []).append(record)
-        for name, records in sections.items():
+        for name, entries in sections.items():
             with formatter.section(name):
-                formatter.write_dl(records)
+                formatter.write_dl(entries)
 
     def get_short_help_str(self, limit: int = 0) -> str:
         """Return the first line of the help, which is never cut."""
