@@ -1,4 +1,4 @@
-"""Provide a browser for the tests of a file, because an idle one takes a core, and pages no test changes."""
+"""Provide a browser for the tests of a file, because an idle one uses the processor too, and pages."""
 
 from __future__ import annotations
 
