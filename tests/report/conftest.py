@@ -1,4 +1,4 @@
-"""Provide a browser for the tests of a file, because an idle one uses the processor too, and pages."""
+"""Provide a browser for each file of tests (an idle one uses the processor too), and unchanged pages."""
 
 from __future__ import annotations
 
