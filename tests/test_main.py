@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.main import main
-from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import ClusteringParameters, choose_epsilon
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.write import pending
 from panic_tda.wording import shorten_ids
@@ -164,8 +164,10 @@ def test_every_command_and_option_is_documented(command: str) -> None:
 def test_defaults_of_commands_and_library_are_equal() -> None:
     options = {option.name: option.default for option in main.commands["cluster-embeddings"].params}
     parameters = ClusteringParameters()
-    for name in ("epsilon", "allow_single_cluster", "selection_method", "backend"):
+    for name in ("metric", "allow_single_cluster", "selection_method", "backend"):
         assert options[name] == getattr(parameters, name)
+    # That of epsilon depends on the metric.
+    assert choose_epsilon(parameters.metric) == parameters.epsilon
 
 
 def test_unknown_commands_and_options_are_wrong_usage() -> None:
@@ -482,6 +484,8 @@ def test_list_clusterings_prints_json(clustered: UpgradedFile) -> None:
         "outlier_percent": 100 * parameters["n_outliers"] / parameters["n_embeddings"],
         "created_at": f"{first.created_at.isoformat(sep=' ')}+00:00",
         "duration_seconds": first.seconds,
+        "metric": "cosine",
+        "n_predicted": 0,
         "unreadable": None,
     }
 
@@ -789,7 +793,7 @@ def test_doctor_fix_lists_confirms_and_repairs(clustered: UpgradedFile) -> None:
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
         message = fail(2, "doctor", "--fix", "--yes", *words, db=path)
         kinds = "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree, damaged_neighbours"
-        assert f"{kinds} can be repaired" in message
+        assert f"{kinds}, damaged_prediction can be repaired" in message
     path.chmod(0o444)
     assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
     path.chmod(0o644)
@@ -803,6 +807,7 @@ def test_doctor_fix_lists_confirms_and_repairs(clustered: UpgradedFile) -> None:
         ("broken_clustering", 0, 0),
         ("damaged_tree", 0, 0),
         ("damaged_neighbours", 0, 0),
+        ("damaged_prediction", 0, 0),
     ]
     assert succeed("doctor", db=path).stdout.endswith("no findings\n")
 

@@ -51,12 +51,29 @@ _clustering = functools.partial(option, section="Settings of cluster-embeddings"
 )
 @_clustering("--exact", is_flag=True, help="Build no approximate tree.")
 @_clustering("--devices", metavar="N,…|none", help="CUDA devices by number, or none.  [default: all]")
-@_workers("--rows", type=click.IntRange(2, 10**10), metavar="N", help="Number of rows; no database is read.")
-@_workers("--features", type=click.IntRange(1, 1 << 16), metavar="N", help="Dimensions of these rows.")
 @_workers(
-    "--workers", type=click.IntRange(1, 10**6), metavar="N", help="Dask workers, each with a core of its own."
+    "--rows",
+    type=click.IntRange(2, 10**10),
+    metavar="N",
+    help="Number of rows; no database is read.  [default: those of the database]",
 )
-@_workers("--scheduler", metavar="ADDRESS|FILE", help="Scheduler of Dask whose workers are counted instead.")
+@_workers(
+    "--features",
+    type=click.IntRange(1, 1 << 16),
+    metavar="N",
+    help="Dimensions of these rows.  [default: none]",
+)
+@_workers(
+    "--workers",
+    type=click.IntRange(1, 10**6),
+    metavar="N",
+    help="Dask workers, each with a core of its own.  [default: none]",
+)
+@_workers(
+    "--scheduler",
+    metavar="ADDRESS|FILE",
+    help="Scheduler of Dask whose workers are counted instead.  [default: none]",
+)
 @options.json_output
 @options.common
 def plan_clustering(

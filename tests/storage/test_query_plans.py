@@ -165,7 +165,7 @@ def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> Non
     selects = [
         sql
         for sql in queries(executed)
-        if " LIMIT " not in sql and "embedding.rowid, embedding.vector" not in sql
+        if " LIMIT " not in sql and not re.match(r"SELECT embedding\.rowid, (CASE .*)?embedding\.vector", sql)
     ]
     assert len(selects) > 40
     with closing(sqlite3.connect(facts.path)) as raw:
