@@ -17,7 +17,7 @@ def cluster_rows(rows: NDArray[np.float32]) -> NDArray[np.int64]:
     clustering: Clustering = panic_tda.hdbscan(rows, epsilon=0.4, min_cluster_size=10)
     probabilities: NDArray[np.float64] = clustering.probabilities
     model: HDBSCAN = HDBSCAN(min_cluster_size=10, cluster_selection_epsilon=0.4).fit(rows)
-    if (model.predict(rows) != clustering.labels).any() or probabilities.max() > 1:
+    if np.any(model.predict(rows) != clustering.labels) or np.any(probabilities > 1):
         raise SystemExit("the estimator and the function differ")
     return clustering.labels
 
