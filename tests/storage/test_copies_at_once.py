@@ -88,9 +88,12 @@ def rows(target: object) -> dict[str, int]:
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
 
 
+@pytest.mark.parametrize("begun", [False, True])
 def test_two_copies_at_once_lose_nothing_and_name_the_other_process(
-    source: UpgradedFile, target: str
+    source: UpgradedFile, target: str, begun: bool
 ) -> None:
+    if begun:
+        assert run_python(KILLED, source.path, target).returncode < 0
     for code, errors in copy_at_once(source.path, target):
         if code:
             (error,) = errors

@@ -66,6 +66,10 @@ _copy = sa.Table(
 )
 
 
+class _Difference(DatabaseError):
+    """The copy differs from its source."""
+
+
 @dataclass(frozen=True)
 class TableSummary:
     """The number of rows of a copied table and their checksum (hexadecimal), equal in both databases."""
@@ -140,7 +144,7 @@ def copy_database(
         n_before = sum(n_rows for _, n_rows in states.values())
         try:
             if set(states) != {table.name for table in tables}:
-                raise DatabaseError(f"{source} has other tables than when the copy was begun")
+                raise _Difference(f"{source} has other tables than when the copy was begun")
             for table in tables:
                 _TableCopier(target, table, progress).run(reader, *states[table.name])
             with target.reading() as copied:
@@ -148,7 +152,8 @@ def copy_database(
         except DatabaseError as error:
             _require_unfinished(target)
             # A copy that was begun in this run does not need the hint.
-            raise DatabaseError(f"{error}; {_SOURCE_CHANGED}" if n_before else str(error)) from error
+            hint = n_before and isinstance(error, _Difference)
+            raise DatabaseError(f"{error}; {_SOURCE_CHANGED}" if hint else str(error)) from error
     progress.phase("")
     _finish_copy(target)
     return CopySummary(str(source), str(target), compared, tuple(left_out), n_before)
@@ -309,7 +314,7 @@ class _TableCopier:
 def _compare(reader: Connection, copy: Connection, table: CopiedTable, progress: Progress) -> TableSummary:
     original, copied = (checksum(connection, table, progress) for connection in (reader, copy))
     if original != copied:
-        raise DatabaseError(
+        raise _Difference(
             f"the copy differs from its source in table {table.name}: {copied.rows} "
             f"{pluralize(copied.rows, 'row')} with checksum "
             f"{copied.checksum}, not {original.rows} with {original.checksum}"
