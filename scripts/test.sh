@@ -16,9 +16,11 @@ check_types() {
     local imports
     imports=$(.venv/bin/lint-imports --no-logo 2>&1) || { echo "$imports" >&2; return 1; }
 }
-# One core works on these for a minute on a new machine, and the tests begin with the other one.
+# One core works on these for a minute on a new machine; the other one compiles, and begins the tests.
 check_types &
 checks=$!
+# Compiled once here, and not by each of the test processes at the same time.
+.venv/bin/python -P -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()'
 
 # The tests wait mostly for the disk: put their folders into memory if it has room and allows programs.
 in_memory=/dev/shm

@@ -16,7 +16,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, lower_min_samples
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
-from panic_tda.records import COSINE
+from panic_tda.records import COSINE, EUCLIDEAN
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -70,10 +70,11 @@ def compile_kernels(backend: Backend, progress: Progress, metric: str = COSINE) 
 
 
 def compile_everything() -> None:
-    """Compile the kernels of every backend that works in host memory."""
+    """Compile the kernels of every backend that works in host memory, for every metric."""
     for name in backends.NAMES:
         if name not in (backends.AUTO, "cuml"):
             compile_kernels(backends.get_backend(name), Silent())
+    compile_kernels(backends.get_backend(_TILED), Silent(), EUCLIDEAN)
 
 
 @cache
