@@ -201,7 +201,7 @@ def require_devices(answers: Mapping[str, Any], device_bytes: int) -> None:
         if answer.free_bytes < device_bytes:
             raise WorkersFailed(
                 f"worker {worker} has {format_bytes(answer.free_bytes)} of device memory for a task, but "
-                f"{format_bytes(device_bytes)} are needed: use a smaller --min-samples, or --devices none"
+                f"{format_bytes(device_bytes)} are needed: use devices with more memory, or --devices none"
             )
     _log.info("a task takes up to %s of a worker's device memory", format_bytes(device_bytes))
 
