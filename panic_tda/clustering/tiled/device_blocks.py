@@ -14,6 +14,7 @@ from panic_tda.arrays.namespace import device_library
 from panic_tda.clustering.tiled.contract import Space
 from panic_tda.clustering.tiled.space import require_float32_precision, select_kernels
 from panic_tda.devices import cuda
+from panic_tda.errors import UnsupportedOnBackend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,18 @@ class BlockCache:
     def free_bytes(self) -> int:
         """Bytes that further blocks may take."""
         return self._capacity - self._n_bytes
+
+
+def require_device() -> None:
+    """Check that this process can use a CUDA device, and choose the folder of its compiled kernels.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        It cannot, as a worker may that joined the others after the fit began.
+    """
+    if (reason := cuda.unavailable_reason()) is not None:
+        raise UnsupportedOnBackend(f"a worker has no CUDA device, unlike the others: {reason}")
 
 
 @cache

@@ -320,6 +320,8 @@ def choose_panels(task: PanelTask) -> PanelChoice:
 @contextlib.contextmanager
 def _open_memory(n_rows: int, n_features: int, *, on_device: bool) -> Iterator[Workers]:
     """Open the thread of a task, and name the rows if device memory runs out."""
+    if on_device:
+        device_blocks.require_device()
     translated = translate_out_of_memory(n_rows, n_features, "tiled")
     with workers(1) as team, translated if on_device else contextlib.nullcontext():
         yield team

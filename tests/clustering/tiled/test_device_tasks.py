@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from panic_tda.clustering.tiled import block_cores, block_joining, cores, device, device_blocks, tasks
+from panic_tda.clustering.tiled.contract import Space
 from panic_tda.clustering.tiled.device_blocks import BlockCache
 from panic_tda.clustering.tiled.row_files import MatrixFile
-from panic_tda.errors import DeviceOutOfMemory, PanicTdaError
+from panic_tda.devices import cuda
+from panic_tda.errors import DeviceOutOfMemory, PanicTdaError, UnsupportedOnBackend
 from tests import strict_arrays
 from tests.clustering.tiled.test_tasks import assert_same, fit, make_rows, star_tree
+from tests.clustering.tiled.test_tiled_device import LIBRARIES
 from tests.executors import ShuffledExecutor
 from tests.stand_ins import StandIn, StandInOutOfMemory
 from tests.strict_arrays import StrictArray
@@ -26,7 +29,7 @@ STRICT = strict_arrays.namespace
 
 
 class DeviceExecutor(ShuffledExecutor):
-    """Executor of workers with a device; counts the bytes of rows that are uploaded for them."""
+    """Executor of workers with a device; keeps the device memory of a task."""
 
     on_device = True
     device_bytes = 0
@@ -36,10 +39,12 @@ class DeviceExecutor(ShuffledExecutor):
 
 
 @pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> DeviceExecutor:
-    StandIn(monkeypatch)
-    for module in (tasks, device_blocks):
-        monkeypatch.setattr(module, "device_library", lambda: STRICT)
+def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DeviceExecutor:
+    """Return the executor of a library of `LIBRARIES`, the stand-in by default."""
+    if getattr(request, "param", "stand-in") == "stand-in":
+        StandIn(monkeypatch)
+        for module in (tasks, device_blocks):
+            monkeypatch.setattr(module, "device_library", lambda: STRICT)
     device_blocks.open_cache.cache_clear()
     return DeviceExecutor(3, 7, 0.4, np.random.default_rng(0))
 
@@ -62,10 +67,16 @@ def everything_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 def another_order_of_summation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every distance on the device differ in its last digit."""
     measure = device._distances
-    monkeypatch.setattr(device, "_distances", lambda *of: STRICT.nextafter(measure(*of), STRICT.inf))
+
+    def measure_otherwise(space: Space, u: Any, v: Any) -> Any:
+        distances = measure(space, u, v)
+        return space.xp.nextafter(distances, space.xp.full(len(distances), space.xp.inf))
+
+    monkeypatch.setattr(device, "_distances", measure_otherwise)
 
 
 @pytest.mark.usefixtures("everything_in_tasks", "another_order_of_summation")
+@pytest.mark.parametrize("executor", LIBRARIES, indirect=True)
 @pytest.mark.parametrize(
     ("kind", "min_samples", "kept_share", "settings"),
     [
@@ -126,6 +137,13 @@ def test_a_device_without_room_is_named_with_a_remedy(
     with pytest.raises(DeviceOutOfMemory, match=r"\d × 20 rows alone are .*use --devices none") as raised:
         fit(make_rows("noise", 300, 20, 0), executor=executor)
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_a_worker_without_a_device_is_named(executor: DeviceExecutor) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "unavailable_reason", lambda: "CuPy is not installed")
+        with pytest.raises(UnsupportedOnBackend, match="no CUDA device, unlike the others: CuPy is not"):
+            fit(make_rows("noise", 300, 20, 0), executor=executor)
 
 
 def test_a_device_that_multiplies_with_fewer_bits_is_refused(
