@@ -289,7 +289,8 @@ def _cluster_models(
     """Cluster the models one after the other in this process, or in parallel on several devices."""
     if job.executor is None and 0 < len(censuses) < len(devices):
         _log.info(
-            "%d of %d CUDA devices are used, one for each model; --workers %d shares each model among them",
+            "%d of %d CUDA devices are used, one for each model; with --workers %d, backend tiled shares "
+            "each model among them",
             len(censuses),
             len(devices),
             len(devices),

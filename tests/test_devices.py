@@ -208,7 +208,7 @@ def test_one_model_or_one_device_needs_no_other_process(
         outcomes = cluster_all_data(file.path, models, parameters=TILED, resources=Resources(devices=devices))
         assert {outcome.status for outcome in outcomes} == {CLUSTERED}
     # Once for each time that a device is left over.
-    assert caplog.text.count("1 of 2 CUDA devices are used, one for each model; --workers 2 shares") == 2
+    assert caplog.text.count("1 of 2 CUDA devices are used, one for each model; with --workers 2, ") == 2
     outcomes = cluster_all_data(file.path, parameters=ClusteringParameters(backend="sklearn"))
     assert {outcome.status for outcome in outcomes} == {CLUSTERED}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panic_tda.clustering.tiled import block_cores, block_joining, cores, device, device_blocks, tasks
+from panic_tda.clustering.tiled import block_cores, block_joining, cores, device, device_blocks, host, tasks
 from panic_tda.clustering.tiled.contract import Space
 from panic_tda.clustering.tiled.device_blocks import BlockCache
 from panic_tda.clustering.tiled.row_files import MatrixFile
@@ -107,6 +107,18 @@ def test_workers_with_a_device_give_the_tree_of_the_processor(
         values = (np.sort(getattr(tree.neighbours, name), axis=1) for tree in (spread, here))
         np.testing.assert_array_equal(*values)
     assert executor.device_bytes > rows.nbytes
+
+
+def test_the_same_panels_are_chosen_as_on_the_processor() -> None:
+    rng = np.random.default_rng(0)
+    points, centres = (make_rows("noise", n, 12, n) for n in (30, 50))
+    # Rows of component 1 may choose among 5 panels, those of component 2 among all.
+    owners, only = rng.integers(0, 3, 30), np.where(np.arange(50) < 5, 0, 1)
+    here = host.choose_panels(points, owners, centres, only)
+    there = device.choose_panels(STRICT.asarray(points), owners, STRICT.asarray(centres), only)
+    assert (here[0] == -1).any()
+    np.testing.assert_array_equal(there[0], here[0])
+    np.testing.assert_allclose(there[1], here[1], rtol=1e-6)
 
 
 def test_the_block_that_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
