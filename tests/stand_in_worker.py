@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from panic_tda.arrays import device as device_memory
@@ -14,8 +13,6 @@ DEVICE_BYTES = 1 << 30
 
 
 def dask_setup(_worker: Any) -> None:
-    if os.environ.get(cuda.VISIBLE, "") == "none":
-        return
     cuda.unavailable_reason = lambda: None
     cuda.allocatable_bytes = lambda: DEVICE_BYTES
     device_memory._import_memory_error = lambda: MemoryError
