@@ -23,6 +23,7 @@ from panic_tda.disk import require_own_folder
 from panic_tda.doubts import Wording
 from panic_tda.errors import (
     BackendFailure,
+    InvalidParameter,
     PanicTdaError,
     UnsupportedOnBackend,
     release_frames,
@@ -88,7 +89,7 @@ def cluster_all_data(
     resources : Resources, optional
         Memory, the folder for checkpoints, from which the same call resumes after a kill, devices, workers.
         With several devices, as many models are clustered at the same time, each in a process of its own.
-        With Dask workers, models are clustered one after the other, each by all workers.
+        With Dask workers, models are clustered one after the other, each by all workers and their devices.
     progress : Progress, optional
         Receives the phases.
     wording : {"parameters", "options"}
@@ -132,7 +133,7 @@ def cluster_all_data(
     # Invalid input that the indexes reveal is reported before the first fit, which may take hours.
     refused = {census.model: _refuse_model(job, census) for census in chosen}
     accepted = [census for census in chosen if refused[census.model] is None]
-    with _open_executor(job.resources) if accepted else contextlib.nullcontext() as executor:
+    with _open_executor(job.resources, devices) if accepted else contextlib.nullcontext() as executor:
         clustered = _cluster_models(replace(job, executor=executor), accepted, devices)
     return [refused[census.model] or clustered[census.model] for census in chosen]
 
@@ -239,11 +240,11 @@ def _choose_exact(parameters: ClusteringParameters) -> ClusteringParameters:
         )
     if (reason := dask_executor.unavailable_reason()) is not None:
         raise UnsupportedOnBackend(reason)
-    return replace(parameters, exact=True)
+    return replace(parameters, backend=backends.TILED, exact=True)
 
 
 @contextlib.contextmanager
-def _open_executor(resources: Resources) -> Iterator[Executor | None]:
+def _open_executor(resources: Resources, devices: Sequence[int]) -> Iterator[Executor | None]:
     """Open the workers that share the work of each fit; None is this process."""
     if not resources.uses_dask:
         yield None
@@ -251,16 +252,19 @@ def _open_executor(resources: Resources) -> Iterator[Executor | None]:
     from panic_tda.clustering import dask_executor
 
     if resources.scheduler is not None:
-        opened = dask_executor.connect(resources.scheduler)
+        opened = dask_executor.connect(resources.scheduler, use_devices=resources.devices != ())
     else:
-        opened = dask_executor.start_workers(resources.workers or 1)
+        environments = [cuda.environment(number) for number in devices] or None
+        opened = dask_executor.start_workers(resources.workers or 1, environments)
     with opened as executor:
         yield executor
 
 
 def _choose_devices(resources: Resources, parameters: ClusteringParameters) -> tuple[int, ...]:
-    if resources.uses_dask:
+    if resources.scheduler is not None:
         return ()
+    if resources.workers is not None:
+        return _choose_worker_devices(resources.workers, resources.devices)
     # `cuda.choose` imports CuPy, which takes seconds and which these backends do not need.
     if parameters.backend in backends.ON_HOST and not resources.devices:
         return ()
@@ -268,12 +272,31 @@ def _choose_devices(resources: Resources, parameters: ClusteringParameters) -> t
     return () if parameters.backend in backends.ON_HOST else chosen
 
 
+def _choose_worker_devices(n_workers: int, numbers: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Choose a device for each worker process of this machine; none if there is no device."""
+    devices = cuda.choose(numbers)
+    if devices and n_workers > len(devices):
+        raise InvalidParameter(
+            f"workers must be at most {len(devices)}, the number of CUDA devices, as each worker has one; "
+            f"got {n_workers}. To compute on processors, use --devices none"
+        )
+    return devices[:n_workers]
+
+
 def _cluster_models(
     job: _Job, censuses: Sequence[ModelCensus], devices: Sequence[int]
 ) -> dict[str, ModelOutcome]:
     """Cluster the models one after the other in this process, or in parallel on several devices."""
+    if job.executor is None and 0 < len(censuses) < len(devices):
+        _log.info(
+            "%d of %d CUDA devices are used, one for each model; with --workers %d, backend tiled shares "
+            "each model among them",
+            len(censuses),
+            len(devices),
+            len(devices),
+        )
     devices = devices[: len(censuses)]
-    if tuple(devices) in ((), (0,)):
+    if job.executor is not None or tuple(devices) in ((), (0,)):
         # This process uses the first device anyway.
         no_cuda = job.resources.devices == () or job.executor is not None
         with cuda.cuda_disabled() if no_cuda else contextlib.nullcontext():

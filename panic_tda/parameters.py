@@ -209,7 +209,8 @@ class Resources:
         stored with the tree, with their distances. The `min_samples` of the clustering counts instead if it
         is larger. 0 stores none; without the tree none are stored either.
     workers : int or None
-        Number of Dask worker processes that share the work of each fit, on this machine.
+        Number of Dask worker processes that share the work of each fit, on this machine. If CUDA devices are
+        used, each process has one of them.
     scheduler : str or None
         Address of a Dask scheduler, or path of its scheduler file, whose workers share the work of each fit.
         They must see `work_dir` by the same path. Without `workers` and `scheduler`, threads of this process
@@ -236,8 +237,8 @@ class Resources:
             is_name = isinstance(self.scheduler, str) and bool(self.scheduler.strip())
             allowed = "an address such as tcp://host:8786, or the path of a scheduler file"
             _require(is_name, "scheduler", allowed, repr(self.scheduler))
-        if self.uses_dask:
-            allowed = "none beside workers or scheduler, which compute on processors"
+        if self.scheduler is not None:
+            allowed = "none beside scheduler, whose workers have the devices that they see"
             _require(not self.devices, "devices", allowed, repr(self.devices))
         if self.memory_limit is not None:
             validate_memory_limit(self.memory_limit)

@@ -22,12 +22,14 @@ class ShuffledExecutor:
         Share of the tasks that are run twice.
     """
 
+    on_device = False
+
     def __init__(self, slots: int, window: int, twice: float, rng: np.random.Generator) -> None:
         self.slots, self._window, self._twice, self._rng = slots, window, twice, rng
 
     pace = "3 workers"
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
         assert folder.is_dir()
         assert task_bytes > 0
 
@@ -55,8 +57,12 @@ class Watched:
     def pace(self) -> str:
         return str(self._executor.pace)
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
-        self._executor.prepare(folder, task_bytes)
+    @property
+    def on_device(self) -> bool:
+        return bool(self._executor.on_device)
+
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
+        self._executor.prepare(folder, task_bytes, device_bytes)
 
     def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
         results = self._executor.map(work, tasks)

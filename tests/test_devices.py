@@ -6,6 +6,7 @@ cluster on the processor.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -194,9 +195,10 @@ def test_a_killed_process_fails_its_own_model_only_and_two_save_at_once(
 
 
 def test_one_model_or_one_device_needs_no_other_process(
-    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(SPEC)
+    caplog.set_level(logging.INFO, "panic_tda")
 
     def forbidden(*_words: object, **_more: object) -> None:
         raise AssertionError("a process was started")
@@ -205,6 +207,8 @@ def test_one_model_or_one_device_needs_no_other_process(
     for models, devices in ((["A"], None), (MODELS, (0,)), (MODELS, ()), (["A"], (0, 1))):
         outcomes = cluster_all_data(file.path, models, parameters=TILED, resources=Resources(devices=devices))
         assert {outcome.status for outcome in outcomes} == {CLUSTERED}
+    # Once for each time that a device is left over.
+    assert caplog.text.count("1 of 2 CUDA devices are used, one for each model; with --workers 2, ") == 2
     outcomes = cluster_all_data(file.path, parameters=ClusteringParameters(backend="sklearn"))
     assert {outcome.status for outcome in outcomes} == {CLUSTERED}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from panic_tda.clustering import dask_executor
+from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter
 from panic_tda.files.importing import import_embeddings
 from panic_tda.main import main
@@ -84,18 +86,41 @@ def test_the_sample_and_a_field_file_are_clustered_by_workers_as_without(tmp_pat
     [
         (("--workers", "0"), 2, "workers must be a whole number of at least 1; got 0"),
         (("--workers", "2", "--scheduler", "tcp://host:1"), 2, "processes here or a scheduler's, not both"),
-        (("--workers", "2", "--devices", "0"), 2, "which compute on processors"),
+        (
+            ("--workers", "3"),
+            2,
+            "workers must be at most 2, the number of CUDA devices, as each worker has one",
+        ),
+        (("--workers", "2", "--devices", "1"), 2, "at most 1, the number of CUDA devices"),
+        (("--workers", "2", "--devices", "0,2"), 2, "devices must be among 0, 1"),
+        (("--scheduler", "tcp://host:1", "--devices", "0"), 2, "none beside scheduler, whose workers have"),
         (("--workers", "2", "--backend", "sklearn"), 1, "use --backend tiled with --workers"),
         (("--scheduler", " "), 2, "an address such as tcp://host:8786"),
     ],
 )
 def test_options_that_workers_do_not_support_are_refused(
-    words: tuple[str, ...], code: int, message: str, tmp_path: Path
+    words: tuple[str, ...], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cuda, "count", lambda: 2)
     database = open_database(tmp_path / "empty.sqlite", create=True)
     result = CliRunner().invoke(main, ["cluster-embeddings", "--db", str(database), *words])
     assert result.exit_code == code, result.output
     assert message in result.output
+
+
+def test_workers_that_cannot_use_their_devices_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    monkeypatch.setattr(cuda, "count", lambda: 2)
+    # What this process sees of the devices, no other process does.
+    monkeypatch.setenv(cuda.VISIBLE, "-1,-1")
+    database = open_database(tmp_path / "sample.sqlite", create=True)
+    import_embeddings(SAMPLE[:1], database)
+    result = CliRunner().invoke(main, ["cluster-embeddings", "--db", str(database), "--workers", "1"])
+    assert result.exit_code == 1
+    assert re.search(r"worker \S+ cannot compute on a CUDA device \(.+\). .* --devices none", result.output)
+    assert "Traceback" not in result.output
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 Only this module uses `distributed`. Dask runs a task of a lost worker again on another one; a task that was
 running on several lost workers is given up (`allowed-failures` in Dask's configuration).
+
+A worker with one thread computes on the CUDA device that it sees: `start_workers` gives each process a
+device, and `connect` finds out which workers have one. dask-cuda also starts such workers, with pools and
+spilling of device memory that tasks do not need.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -47,15 +52,24 @@ def unavailable_reason() -> str | None:
 
 
 @contextlib.contextmanager
-def start_workers(n_workers: int) -> Iterator[Executor]:
+def start_workers(
+    n_workers: int, environments: Sequence[Mapping[str, str]] | None = None
+) -> Iterator[Executor]:
     """Start worker processes on this machine, and stop them at the end of the block.
+
+    Parameters
+    ----------
+    n_workers : int
+        Number of processes.
+    environments : sequence of mapping, optional
+        The environment variables with which each process sees one CUDA device, on which it then computes.
 
     Raises
     ------
     UnsupportedOnBackend
         Dask is not installed.
     WorkersFailed
-        The processes cannot be started.
+        The processes cannot be started, or cannot use their devices.
     """
     distributed = _import_dask()
     import dask
@@ -77,6 +91,8 @@ def start_workers(n_workers: int) -> Iterator[Executor]:
         "memory_limit": None,
         "silence_logs": logging.ERROR,
     }
+    if environments is not None:
+        settings["worker_class"] = partial(_start_nanny, environments=environments)
     # A killed process is started again. On a busy machine that takes longer than the 15 s after which Dask
     # would give it up.
     waiting = dask.config.set({"distributed.deploy.lost-worker-timeout": _RESTART_SECONDS})
@@ -92,17 +108,24 @@ def start_workers(n_workers: int) -> Iterator[Executor]:
                 "smaller --workers. A script that starts workers must do so below "
                 '`if __name__ == "__main__":`'
             ) from error
-        yield DaskExecutor(client, f"{n_workers} worker processes of this machine")
+        executor = DaskExecutor(
+            client, f"{n_workers} worker processes of this machine", use_devices=bool(environments)
+        )
+        if environments and not executor.on_device:
+            executor.require_devices()
+        yield executor
 
 
 @contextlib.contextmanager
-def connect(scheduler: str) -> Iterator[Executor]:
+def connect(scheduler: str, *, use_devices: bool = True) -> Iterator[Executor]:
     """Connect to a scheduler that runs already, and disconnect at the end of the block.
 
     Parameters
     ----------
     scheduler : str
         Its address, such as tcp://host:8786, or the path of its scheduler file.
+    use_devices : bool
+        Whether workers compute on their CUDA devices, if every worker has one.
 
     Raises
     ------
@@ -136,7 +159,7 @@ def connect(scheduler: str) -> Iterator[Executor]:
             raise WorkersFailed(
                 f"the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler}`"
             ) from error
-        yield DaskExecutor(client, f"the workers of {scheduler}")
+        yield DaskExecutor(client, f"the workers of {scheduler}", use_devices=use_devices)
 
 
 class DaskExecutor:
@@ -148,6 +171,13 @@ class DaskExecutor:
         Connected, with at least one worker.
     name : str
         Names the workers in the log.
+    use_devices : bool
+        Whether workers compute on their CUDA devices, if every worker has one.
+
+    Attributes
+    ----------
+    on_device : bool
+        Whether they do.
 
     Raises
     ------
@@ -155,11 +185,14 @@ class DaskExecutor:
         A worker has another version of a package than this process.
     """
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: Any, name: str, *, use_devices: bool = False) -> None:
         self._client, self._name = client, name
         self._n_workers, self._n_done, self._began = 0, 0, 0.0
         checks.require_same_versions(self._ask_workers(checks.describe_process))
-        _log.info("%s: %d slots; dashboard %s", name, self.slots, client.dashboard_link or "not available")
+        self.on_device = use_devices and checks.have_devices(self._ask_workers(checks.describe_device))
+        place = "on CUDA devices" if self.on_device else "on processors"
+        dashboard = client.dashboard_link or "not available"
+        _log.info("%s: %d slots %s; dashboard %s", name, self.slots, place, dashboard)
 
     @property
     def slots(self) -> int:
@@ -174,12 +207,18 @@ class DaskExecutor:
             f"{_describe_rate(self._n_done, self._began)}"
         )
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
-        """Check versions, folder and memory of every worker; see `Executor.prepare`."""
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
+        """Check versions, folder, memory and device of every worker; see `Executor.prepare`."""
         # Again for every fit: workers may have joined.
         checks.require_same_versions(self._ask_workers(checks.describe_process))
         self._require_shared(folder)
         checks.require_memory(self._ask_workers(checks.describe_memory), task_bytes)
+        if self.on_device:
+            self.require_devices(device_bytes)
+
+    def require_devices(self, device_bytes: int = 0) -> None:
+        """Check the device of every worker, and its memory; see `worker_checks.require_devices`."""
+        checks.require_devices(self._ask_workers(checks.describe_device), device_bytes)
 
     def _require_shared(self, folder: Path) -> None:
         """Check that every worker can read a file that is written now."""
@@ -304,6 +343,15 @@ class DaskExecutor:
         except (OSError, CancelledError) as error:
             raise self._lost_scheduler() from error
         return answers
+
+
+def _start_nanny(
+    scheduler: str, *, name: int, environments: Sequence[Mapping[str, str]], **settings: Any
+) -> Any:
+    """Start a worker process, and start it again if it ends, with environment variables of its own."""
+    from distributed import Nanny
+
+    return Nanny(scheduler, **settings | {"name": name, "env": dict(environments[name])})
 
 
 def _describe_rate(n_tasks: int, began: float) -> str:

@@ -35,15 +35,19 @@ class Executor(Protocol):
     def pace(self) -> str:
         """Return the number of workers and their tasks per second, for a display; empty for this process."""
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
+    @property
+    def on_device(self) -> bool:
+        """Return whether each slot computes on a CUDA device of its own."""
+
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
         """Check before a fit that its tasks can run on every worker.
 
         Parameters
         ----------
         folder : Path
             Folder with the files that tasks read.
-        task_bytes : int
-            Memory that a task takes.
+        task_bytes, device_bytes : int
+            Memory and device memory that a task takes.
 
         Raises
         ------
@@ -76,9 +80,9 @@ class ThreadExecutor:
     def __init__(self, slots: int) -> None:
         self.slots = slots
 
-    pace = ""
+    pace, on_device = "", False
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
         """Do nothing: threads see the same files, and this process has checked its memory."""
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:

@@ -1,4 +1,4 @@
-"""Checks of workers before a fit: versions, processors and memory.
+"""Checks of workers before a fit: versions, processors, memory and CUDA devices.
 
 Workers run the functions that describe them; this process compares the answers.
 """
@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from panic_tda.clustering.tiled import device_blocks
+from panic_tda.devices import cuda
 from panic_tda.devices.machine import host_memory
 from panic_tda.errors import WorkersFailed
 from panic_tda.wording import format_bytes, pluralize
@@ -129,6 +131,88 @@ def describe_memory(dask_worker: Any) -> WorkerMemory:
     limit = dask_worker.memory_manager.memory_limit or 0
     used = dask_worker.monitor.get_process_memory()
     return WorkerMemory(dask_worker.state.nthreads, int(limit), int(used), host_memory()[1])
+
+
+class WorkerDevice(NamedTuple):
+    """The CUDA device of a worker.
+
+    Attributes
+    ----------
+    n_threads : int
+        Tasks that the worker runs at once.
+    reason : str or None
+        Reason why the worker has no device; None if it has one.
+    free_bytes : int
+        Device memory that a task may take.
+    """
+
+    n_threads: int
+    reason: str | None
+    free_bytes: int = 0
+
+
+def describe_device(dask_worker: Any) -> WorkerDevice:
+    """Describe the CUDA device on which the worker that runs this would compute."""
+    n_threads, reason = dask_worker.state.nthreads, cuda.unavailable_reason()
+    return WorkerDevice(n_threads, reason, 0 if reason else device_blocks.count_free_bytes())
+
+
+def have_devices(answers: Mapping[str, Any]) -> bool:
+    """Return whether every worker can compute on a CUDA device; warn if only some of them can.
+
+    Parameters
+    ----------
+    answers : mapping of str to WorkerDevice
+        Answer of each worker to `describe_device`, or the exception that it raised.
+    """
+    unusable = {worker: reason for worker, answer in answers.items() if (reason := _explain_device(answer))}
+    if unusable and any(
+        isinstance(answer, WorkerDevice) and not answer.reason for answer in answers.values()
+    ):
+        worker, reason = next(iter(unusable.items()))
+        _log.warning(
+            "no CUDA device is used: %d of %d workers cannot compute on one (worker %s: %s)",
+            len(unusable), len(answers), worker, reason,
+        )  # fmt: skip
+    return not unusable
+
+
+def require_devices(answers: Mapping[str, Any], device_bytes: int) -> None:
+    """Check that every worker has a CUDA device with the memory of a task.
+
+    Parameters
+    ----------
+    answers : mapping of str to WorkerDevice
+        Answer of each worker to `describe_device`, or the exception that it raised.
+    device_bytes : int
+        Device memory that a task takes.
+
+    Raises
+    ------
+    WorkersFailed
+        A worker has not; the message names it.
+    """
+    for worker, answer in answers.items():
+        if reason := _explain_device(answer):
+            raise WorkersFailed(
+                f"worker {worker} cannot compute on a CUDA device ({reason}). To compute on processors, use "
+                "--devices none"
+            )
+        if answer.free_bytes < device_bytes:
+            raise WorkersFailed(
+                f"worker {worker} has {format_bytes(answer.free_bytes)} of device memory for a task, but "
+                f"{format_bytes(device_bytes)} are needed: use devices with more memory, or --devices none"
+            )
+    _log.info("a task takes up to %s of a worker's device memory", format_bytes(device_bytes))
+
+
+def _explain_device(answer: Any) -> str | None:
+    """Explain why a worker cannot compute on a CUDA device; return None if it can."""
+    if not isinstance(answer, WorkerDevice):
+        return describe_error(answer)
+    if answer.reason is None and answer.n_threads > 1:
+        return f"it has {answer.n_threads} threads, and a device serves one: start it with --nthreads 1"
+    return answer.reason
 
 
 def describe_process() -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _print_workers_plan(
     if scheduler is not None:
         from panic_tda.clustering import dask_executor
 
-        with dask_executor.connect(scheduler) as executor:
+        with dask_executor.connect(scheduler, use_devices=False) as executor:
             workers = executor.slots
     with display.make_progress(ended=logging.DEBUG) as progress:
         plan = scaling.plan_workers(*shape, workers or 1, parameters=clustering_parameters, progress=progress)

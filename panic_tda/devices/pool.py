@@ -4,6 +4,10 @@ A process sees only one device, because CUDA reads its environment only once, wh
 kills a process fails only the task of that process. Processes are started, not forked, because CUDA does not
 work after a fork. They are child processes with a pipe in each direction, not those of `multiprocessing`,
 which would run the caller's main module again.
+
+Dask workers share one model (`clustering.dask_executor`), but do not run whole models: they start ten times
+more slowly, need a guard in the caller's main module, and run tasks in threads, where no signal gives a task
+time to save its result.
 """
 
 from __future__ import annotations

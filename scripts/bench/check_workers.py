@@ -54,8 +54,12 @@ class Counted:
     def pace(self) -> str:
         return str(self._executor.pace)
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
-        self._executor.prepare(folder, task_bytes)
+    @property
+    def on_device(self) -> bool:
+        return bool(self._executor.on_device)
+
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
+        self._executor.prepare(folder, task_bytes, device_bytes)
 
     def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
         for number, task_and_result in enumerate(self._executor.map(work, tasks), start=1):

@@ -26,6 +26,7 @@ from panic_tda.clustering import dask_executor
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.clustering.tiled.sharing import estimate_task_bytes
 from panic_tda.errors import MissingPath, WorkersFailed
 from panic_tda.main import main
 from panic_tda.progress import Prefixed, annotate
@@ -125,6 +126,32 @@ def test_workers_with_too_little_memory_are_refused_before_the_work(local: Any, 
     with pytest.raises(WorkersFailed, match=r"the workers on \S+ need .* are available there: start fewer"):
         local.prepare(tmp_path, 1 << 50)
     assert list(tmp_path.iterdir()) == []
+
+
+def load_libraries() -> int:
+    """Fit a few rows in this process, which loads all code; return its largest resident memory so far."""
+    fit(make_rows(300))
+    return read_peak_bytes()
+
+
+def read_peak_bytes() -> int:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) << 10
+
+
+def test_workers_take_no_more_memory_than_is_said(local: Any, tmp_path: Path) -> None:
+    """The memory of the client is tested in `tiled.test_tasks`."""
+    rows, tile_rows = make_rows(3_000, 1_024), 256
+    options = FitOptions(min_samples=7, distance_floor=1e-3, executor=local, work_dir=tmp_path)
+    # Those that the first test needs no more have ended.
+    wait_until(lambda: local.slots <= 2)
+    before = local._client.run(load_libraries)
+    # As the handbook says of the libraries.
+    assert max(before.values()) < 250 << 20
+    TiledBackend(Settings(tile_rows=tile_rows)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
+    after = local._client.run(read_peak_bytes)
+    task_bytes = estimate_task_bytes(rows.shape, options.min_samples, local.slots, tile_rows)
+    growth = max(after[worker] - n_bytes for worker, n_bytes in before.items())
+    assert rows.nbytes / 4 < growth < task_bytes
 
 
 def test_a_killed_worker_loses_nothing(local: Any, rows: np.ndarray, tree: SpanningTree) -> None:

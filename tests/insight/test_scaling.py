@@ -28,7 +28,7 @@ class CountingExecutor(ThreadExecutor):
 
     n_tasks = n_bytes = task_bytes = 0
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
         self.task_bytes = task_bytes
 
     def map(self, work: Any, tasks: Any) -> Any:

@@ -88,7 +88,12 @@ class BlockSearch:
                 continue
             remaining.remove(task.block)
             others = layout.order[near.others + task.positions[0]].astype(np.int64)
-            nearest.add(near.queries, others, near.distances, self._weights[others])
+            distances = near.distances
+            if files.on_device:
+                # Devices sum in another order than processors. What is stored does not depend on the workers.
+                space = self._writer.space
+                distances = space.kernels.distances(space, own[near.queries], others)
+            nearest.add(near.queries, others, distances, self._weights[others])
             if not remaining:
                 del groups[task.number]
                 yield own, nearest

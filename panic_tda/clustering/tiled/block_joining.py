@@ -88,7 +88,7 @@ class BlockSearch(joining.Search):
             for rows, panels in blocks:
                 yield PanelTask(
                     coordinates, centres, (rows.start, rows.stop), (panels.start, panels.stop),
-                    owners[rows], search.only[panels],
+                    owners[rows], search.only[panels], self._writer.on_device,
                 )  # fmt: skip
 
         for task, choice in self._executor.map(choose_panels, make_tasks()):

@@ -23,9 +23,19 @@ if TYPE_CHECKING:
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.clustering.trees import Edges
-    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
+    from panic_tda.types import (
+        Array,
+        ArrayModule,
+        BoolArray,
+        Float32Array,
+        FloatArray,
+        Int32Array,
+        IntArray,
+    )
 
 
+ASKED_PANELS = 8
+"""Panels in which a row searches for a row of another component; see `host.OutsideSearch`."""
 LIFTED_NORM = 1.4143
 """Bound of the norm of a lifted row, √2 rounded up by more than float32's rounding."""
 
@@ -214,6 +224,28 @@ class Kernels(Protocol):
 
     def outside_search(self, space: Space, layout: Layout, cores: FloatArray) -> OutsideSearch:
         """Make the search of the joining pass."""
+
+    def choose_panels(
+        self, points: Array, owners: IntArray, centres: Array, only: IntArray
+    ) -> tuple[IntArray, Float32Array]:
+        """Choose the panels with the most similar centres, of those that hold rows of other components.
+
+        Parameters
+        ----------
+        points : (rows, m) float32
+            Coordinates.
+        owners : (rows,) int64
+            Component of each row.
+        centres : (panels, m) float32
+            Mean coordinates of each panel.
+        only : (panels,) int64
+            Component of each panel that holds no other, else -1.
+
+        Returns
+        -------
+        (rows, ASKED_PANELS) int64, (rows, ASKED_PANELS) float32
+            Panels, the most similar first, and their products; -1 and minus infinity where there are fewer.
+        """
 
     def nearest_members(
         self, space: Space, cores: FloatArray, outside: IntArray, groups: tuple[IntArray, IntArray, IntArray]

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import ByPosition, Space
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.clustering.tiled.workers import Workers
-    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
+    from panic_tda.types import (
+        Array,
+        ArrayModule,
+        BoolArray,
+        Float32Array,
+        FloatArray,
+        Int32Array,
+        IntArray,
+    )
 
 TILE_ROWS = 8_192
 THREADS = 1
@@ -365,6 +373,25 @@ class OutsideSearch:
 
 
 outside_search = OutsideSearch
+
+
+def choose_panels(
+    points: Array, owners: IntArray, centres: Array, only: IntArray
+) -> tuple[IntArray, Float32Array]:
+    """Choose panels; see `contract.Kernels.choose_panels`."""
+    xp = namespace(points)
+    here = xp.arange(len(points))
+    products = points @ centres.T
+    is_inside = xp.asarray(owners)[:, None] == xp.asarray(only)[None, :]
+    products = xp.where(is_inside, xp.float32(-xp.inf), products)
+    chosen = np.full((len(points), contract.ASKED_PANELS), -1)
+    largest = np.full(chosen.shape, -np.inf, dtype=np.float32)
+    for rank in range(min(contract.ASKED_PANELS, len(centres))):
+        panels = xp.argmax(products, axis=1)
+        largest[:, rank] = to_host(products[here, panels])
+        chosen[:, rank] = np.where(largest[:, rank] > -np.inf, to_host(panels), -1)
+        products[here, panels] = -xp.inf
+    return chosen, largest
 
 
 def nearest_members(

@@ -21,7 +21,6 @@ from panic_tda.clustering.tiled.block_neighbours import fill_lists
 from panic_tda.clustering.tiled.block_verify import BlockVerifier
 from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
 from panic_tda.clustering.tiled.joining import Search, join_components
-from panic_tda.clustering.tiled.row_files import RowWriter
 from panic_tda.clustering.tiled.space import build_lifted_space, build_space, select_kernels
 from panic_tda.clustering.tiled.state_checks import check_nearer_rows, check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
@@ -36,6 +35,7 @@ from panic_tda.wording import format_bytes
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Kernels, Lists, Space
     from panic_tda.clustering.tiled.layout import Layout
+    from panic_tda.clustering.tiled.row_files import RowWriter
     from panic_tda.progress import Progress
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray, NeighbourLists
 
@@ -218,7 +218,7 @@ class TiledBackend:
         rng = np.random.default_rng(_SEED)
         with (
             workers(threads) as team,
-            sharing.open_folder(options, vectors.shape, self._tile_rows(xp)) as folder,
+            sharing.open_folder(options, vectors.shape, self._tile_rows(xp, options)) as folder,
         ):
             # In one thread: those of the BLAS library wait for each other by turning in circles.
             if options.metric == EUCLIDEAN:
@@ -228,9 +228,11 @@ class TiledBackend:
             stage = self._load_stage(options, _INITIAL_TREE, vectors.shape) or self._build_initial_tree(
                 space, weights, options, team, rng, folder
             )
-            stage = stage._replace(
-                tree=self._minimize_tree(space, stage.cores, stage.tree, options, team, folder)
-            )
+            tree = self._minimize_tree(space, stage.cores, stage.tree, options, team, folder)
+            if options.executor is not None and options.executor.on_device:
+                # Devices sum in another order than processors. What is stored does not depend on the workers.
+                tree = minimum_forest(n, forest.measure(space, stage.cores, (tree.u, tree.v), team))
+            stage = stage._replace(tree=tree)
         # The caller removes the state when the result is saved; a kill before then costs no second fit.
         self._save_stage(options, _FINISHED_TREE, stage.cores, stage.tree)
         return _as_spanning_tree(stage)
@@ -240,12 +242,14 @@ class TiledBackend:
             return device_library()
         return self.settings.library or namespace(vectors)
 
-    def _tile_rows(self, xp: ArrayModule) -> int:
-        return self.settings.tile_rows or select_kernels(xp).TILE_ROWS
+    def _tile_rows(self, xp: ArrayModule, options: FitOptions) -> int:
+        on_device = options.executor is not None and options.executor.on_device
+        tile_rows = device.TILE_ROWS if on_device else select_kernels(xp).TILE_ROWS
+        return self.settings.tile_rows or tile_rows
 
     def _n_axes(self, n_rows: int, xp: ArrayModule) -> int | None:
         # With two tiles, finding the axes takes longer than the one product that they could spare.
-        if n_rows <= 2 * self._tile_rows(xp):
+        if n_rows <= 2 * (self.settings.tile_rows or select_kernels(xp).TILE_ROWS):
             return 0
         return self.settings.n_axes if xp is np else self._device_axes
 
@@ -263,7 +267,7 @@ class TiledBackend:
                 # Lists are kept as the library has them, and tiles are counted off. The orders of rows and of
                 # tile pairs are in the state, whatever the other settings would make of them.
                 library=xp.__name__,
-                tile_rows=self._tile_rows(xp),
+                tile_rows=self._tile_rows(xp, options),
             )
 
     def _load_stage(self, options: FitOptions, name: str, shape: tuple[int, int]) -> _Stage | None:
@@ -298,7 +302,7 @@ class TiledBackend:
         shared: Path | None,
     ) -> _Stage:
         searched_space = space if self.settings.bound_neighbours else replace(space, bounded=False)
-        writer = None if shared is None else RowWriter(searched_space, shared)
+        writer = sharing.open_writer(searched_space, options, shared)
         where, lists = self._find_neighbours(searched_space, options, team, rng, writer)
         nearer = self._make_nearer_lists(space.vectors.shape, options) if options.keep_neighbours else None
         cores, n_searched = measure_core_distances(
@@ -346,7 +350,7 @@ class TiledBackend:
         writer: RowWriter | None,
     ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.tree_min_samples)
-        where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp), rng)
+        where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp, options), rng)
         folder = None
         limit = options.memory_limit if space.xp is np else None
         if limit is not None and self.memory(space, options, team) > limit:
@@ -410,16 +414,16 @@ class TiledBackend:
     ) -> Edges:
         space = space if self.settings.bound_verify else replace(space, bounded=False)
         settings: dict[str, Any] = {
-            "tile_rows": self._tile_rows(space.xp),
+            "tile_rows": self._tile_rows(space.xp, options),
             "progress": options.progress,
             "prune_rows": self.settings.prune_rows,
             "checkpoint": options.checkpoint,
         }
         verifier: verify.Verifier | BlockVerifier
-        if options.executor is None or shared is None:
+        writer = sharing.open_writer(space, options, shared)
+        if options.executor is None or writer is None:
             verifier = verify.Verifier(space, cores, team=team, **settings)
         else:
-            writer = RowWriter(space, shared)
             verifier = BlockVerifier(space, cores, executor=options.executor, writer=writer, **settings)
         tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)

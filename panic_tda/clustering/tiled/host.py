@@ -34,8 +34,8 @@ _STRIP_ROWS = 128
 """Rows of a tile that are multiplied with all of it at once."""
 _EDGE_BYTES = 64
 """An improving edge, and what making a forest of many takes."""
-_GROUP_ROWS, _ASKED_GROUPS = 64, 8
-"""Neighbouring rows of a group, and groups that a row asks when components are joined."""
+_GROUP_ROWS = 64
+"""Neighbouring rows of a group, of which a row asks some when components are joined."""
 _CENTRES_AT_ONCE = 8_192
 """Centres that are compared at once: with all of them, the products of 30 million rows would take a GB."""
 _THIN_OUT = 1 << 16
@@ -274,25 +274,8 @@ outside_search = OutsideSearch
 def choose_panels(
     points: Float32Array, owners: IntArray, centres: Float32Array, only: IntArray
 ) -> tuple[IntArray, Float32Array]:
-    """Choose the panels with the most similar centres, of those that hold rows of other components.
-
-    Parameters
-    ----------
-    points : (rows, m) float32
-        Coordinates.
-    owners : (rows,) int64
-        Component of each row.
-    centres : (panels, m) float32
-        Mean coordinates of each panel.
-    only : (panels,) int64
-        Component of each panel that holds no other, else -1.
-
-    Returns
-    -------
-    (rows, 8) int64, (rows, 8) float32
-        Panels, the most similar first, and their products; -1 and minus infinity where there are fewer.
-    """
-    chosen = np.full((len(points), _ASKED_GROUPS), -1)
+    """Choose panels; see `contract.Kernels.choose_panels`."""
+    chosen = np.full((len(points), contract.ASKED_PANELS), -1)
     largest = np.full(chosen.shape, -np.inf, dtype=np.float32)
     for part in slices(len(centres), _CENTRES_AT_ONCE):
         products = points @ centres[part].T

@@ -78,6 +78,8 @@ class RowFiles:
         The rows and their projected coordinates; the same file if the space has no bound.
     bounded, margin, slack
         See `contract.Space`.
+    on_device : bool
+        Whether tasks compare the rows on the CUDA device of their process.
     """
 
     vectors: MatrixFile
@@ -85,6 +87,7 @@ class RowFiles:
     bounded: bool
     margin: float
     slack: float
+    on_device: bool = False
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> tuple[Float32Array, Float32Array]:
         """Read the rows and the coordinates of ranges of positions; see `MatrixFile.read`."""
@@ -101,6 +104,8 @@ class RowWriter:
         n rows in host memory.
     folder : Path
         Folder that all workers see.
+    on_device : bool
+        See `RowFiles`.
 
     Notes
     -----
@@ -108,8 +113,8 @@ class RowWriter:
     again.
     """
 
-    def __init__(self, space: Space, folder: Path) -> None:
-        self._space, self._folder = space, folder
+    def __init__(self, space: Space, folder: Path, *, on_device: bool = False) -> None:
+        self.space, self._folder, self.on_device = space, folder, on_device
         self._paths: set[Path] = set()
 
     def write(self, order: Int32Array) -> RowFiles:
@@ -121,16 +126,19 @@ class RowWriter:
             A file cannot be written; the message has its size and the folder.
         """
         vectors = self.write_vectors(order)
-        coordinates = self.write_coordinates(order) if self._space.bounded else vectors
-        return RowFiles(vectors, coordinates, self._space.bounded, self._space.margin, self._space.slack)
+        coordinates = self.write_coordinates(order) if self.space.bounded else vectors
+        space = self.space
+        return RowFiles(
+            vectors, coordinates, space.bounded, space.margin, space.slack, on_device=self.on_device
+        )
 
     def write_vectors(self, order: Int32Array | IntArray) -> MatrixFile:
         """Write some rows, or all, in an order; see `write`."""
-        return self._write(self._space.vectors, self._vectors_digest, order)
+        return self._write(self.space.vectors, self._vectors_digest, order)
 
     def write_coordinates(self, order: Int32Array | IntArray) -> MatrixFile:
         """Write the coordinates of some rows, or of all, in an order; see `write`."""
-        return self._write(self._space.coordinates, self._coordinates_digest, order)
+        return self._write(self.space.coordinates, self._coordinates_digest, order)
 
     def write_matrix(self, matrix: Float32Array) -> MatrixFile:
         """Write another matrix; see `write`."""
@@ -146,11 +154,11 @@ class RowWriter:
 
     @cached_property
     def _vectors_digest(self) -> bytes:
-        return _hash_rows(self._space.vectors)
+        return _hash_rows(self.space.vectors)
 
     @cached_property
     def _coordinates_digest(self) -> bytes:
-        return _hash_rows(self._space.coordinates)
+        return _hash_rows(self.space.coordinates)
 
     def remove_files(self) -> None:
         """Remove all files that were written, when no task needs them any more."""

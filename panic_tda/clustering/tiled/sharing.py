@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from panic_tda.clustering.tiled import axes, block_cores, block_joining, neighbo
 from panic_tda.clustering.tiled.blocks import divide_tiles
 from panic_tda.clustering.tiled.joining import Search
 from panic_tda.clustering.tiled.layout import tile_starts
+from panic_tda.clustering.tiled.row_files import RowWriter
 from panic_tda.disk import make_own_folder
 from panic_tda.errors import NoRoom
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import FitOptions
     from panic_tda.clustering.tiled.contract import Space
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.clustering.tiled.row_files import RowWriter
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import FloatArray, IntArray
 
@@ -51,12 +51,21 @@ def open_folder(options: FitOptions, shape: tuple[int, int], tile_rows: int) -> 
                 f"{options.work_dir or tempfile.gettempdir()} ({error.strerror}): name another one with "
                 "--work-dir"
             ) from error
-        needed = estimate_task_bytes(shape, options.tree_min_samples, options.executor.slots, tile_rows)
-        options.executor.prepare(folder.resolve(), needed)
+        executor, device_bytes = options.executor, 0
+        size = shape, options.tree_min_samples, executor.slots, tile_rows
+        if executor.on_device:
+            device_bytes = estimate_task_bytes(*size, estimate=tasks.estimate_device_bytes)
+        executor.prepare(folder.resolve(), estimate_task_bytes(*size), device_bytes)
         yield folder.resolve()
 
 
-def estimate_task_bytes(shape: tuple[int, int], min_samples: int, slots: int, tile_rows: int) -> int:
+def estimate_task_bytes(
+    shape: tuple[int, int],
+    min_samples: int,
+    slots: int,
+    tile_rows: int,
+    estimate: Callable[..., int] = tasks.estimate_bytes,
+) -> int:
     """Return the most bytes that a task takes on a worker.
 
     Parameters
@@ -65,11 +74,13 @@ def estimate_task_bytes(shape: tuple[int, int], min_samples: int, slots: int, ti
         Rows and dimensions.
     min_samples, slots, tile_rows : int
         Settings of the fit, and the slots of the executor.
+    estimate : callable
+        `tasks.estimate_bytes`, or `tasks.estimate_device_bytes` for device memory.
     """
     n, d = shape
     n_tiles = len(tile_starts(n, tile_rows)) - 1
     block_tiles = int(np.diff(divide_tiles(n_tiles, slots)).max())
-    return tasks.estimate_bytes(
+    return estimate(
         min(tile_rows, n),
         min(2 * block_tiles, n_tiles),
         d,
@@ -77,6 +88,13 @@ def estimate_task_bytes(shape: tuple[int, int], min_samples: int, slots: int, ti
         n_coordinates=max(*axes.N_AXES_CHOICES, min(d, axes.MIN_FEATURES)) + 1,
         length=neighbours.list_length(n, min_samples),
     )
+
+
+def open_writer(space: Space, options: FitOptions, folder: Path | None) -> RowWriter | None:
+    """Return the writer of the rows for the executor, if there is one and the folder is open."""
+    if options.executor is None or folder is None:
+        return None
+    return RowWriter(space, folder, on_device=options.executor.on_device)
 
 
 def open_core_search(

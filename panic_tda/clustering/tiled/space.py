@@ -69,7 +69,7 @@ def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.ran
     d = vectors.shape[1]
     norm_error = margins.norm_error(xp, vectors)
     margin = margins.product_margin(d, norm_error)
-    _require_float32_precision(xp, vectors, margin)
+    require_float32_precision(xp, vectors, margin)
     if not axes.bound_saves_time(axes.DEFAULT_N_AXES if n_axes is None else n_axes, d):
         return Space(vectors, vectors, False, margin, 0.0, xp, select_kernels(xp))
     principal_axes = axes.find_principal_axes(xp, vectors, rng)
@@ -90,7 +90,7 @@ def build_lifted_space(vectors: FloatArray) -> Space:
     """
     left, right, points = lift_rows(vectors)
     margin = margins.lifted_margin(vectors.shape[1])
-    _require_float32_precision(np, left, margin)
+    require_float32_precision(np, left, margin)
     return Space(vectors, points, False, margin, 0.0, np, select_kernels(np), (left, right))
 
 
@@ -125,7 +125,7 @@ def lift_rows(vectors: FloatArray) -> tuple[Float32Array, Float32Array, Float32A
     return left, right, points
 
 
-def _require_float32_precision(xp: ArrayModule, vectors: Array, margin: float) -> None:
+def require_float32_precision(xp: ArrayModule, vectors: Array, margin: float) -> None:
     """Raise an error if the library multiplies float32 matrices with less than float32 precision.
 
     Products of the rows cannot reveal TF32: its errors are below the proven margin, and a smaller limit would

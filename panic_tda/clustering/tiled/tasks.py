@@ -1,18 +1,24 @@
 """Tasks of all passes that grow with n², as pure functions: what they need is in the task or in files.
 
-A worker holds nothing between two tasks, so that each may run anywhere, and again after a worker was lost.
+A task needs nothing that a worker holds, so that each may run anywhere, and again after a worker was lost.
+It compares rows in the memory of the processor, or of a CUDA device if its files say so: the same kernels as
+without an executor. A process with a device keeps blocks of rows there (`device_blocks`) to save time.
 Tasks compare with values that results of other tasks have improved by then. That changes the time alone:
 with an older threshold a task finds more, and with an older tree too (`proof`).
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from panic_tda.arrays.device import translate_out_of_memory
+from panic_tda.arrays.namespace import device_library, to_host
 from panic_tda.arrays.rows import slices
-from panic_tda.clustering.tiled import host
+from panic_tda.clustering.tiled import device, device_blocks, host
 from panic_tda.clustering.tiled.blocks import Part
 from panic_tda.clustering.tiled.contract import ByPosition, Space
 from panic_tda.clustering.tiled.cores import compare_with_rows
@@ -21,7 +27,7 @@ from panic_tda.clustering.tiled.joining import ASKED_AT_ONCE
 from panic_tda.clustering.tiled.layout import Layout
 from panic_tda.clustering.tiled.row_files import MatrixFile, RowFiles
 from panic_tda.clustering.tiled.space import select_kernels
-from panic_tda.clustering.tiled.workers import workers
+from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate
 
 if TYPE_CHECKING:
@@ -169,6 +175,8 @@ class PanelTask(NamedTuple):
         Component of each row.
     only : (panels,) int64
         Component of each panel that holds no other, else -1.
+    on_device : bool
+        See `row_files.RowFiles`.
     """
 
     query_rows: MatrixFile
@@ -177,6 +185,7 @@ class PanelTask(NamedTuple):
     panels: tuple[int, int]
     owners: IntArray
     only: IntArray
+    on_device: bool
 
 
 class PanelChoice(NamedTuple):
@@ -196,24 +205,27 @@ class PanelChoice(NamedTuple):
 
 def find_neighbours(task: NeighbourTask) -> ListEntries:
     """Find the pairs of rows that may enter the neighbour list of either row."""
-    with workers(1) as team:
-        space, layout = _read_space(task.files, task.part), _make_layout(task.part)
-        rows = np.full((len(layout.order), task.length), _NO_ROW, dtype=np.int32)
-        lists = host.Lists(rows, np.repeat(task.thresholds[:, None], task.length, axis=1), layout.n_tiles)
+    with _open_space(task.files, task.part) as (space, layout, team):
+        lists = space.kernels.empty_lists(space.xp, layout, task.length, None)
+        lists.rows[:] = _NO_ROW
+        lists.sims[:] = space.xp.asarray(task.thresholds)[:, None]
         within = task.part.pairs[:, 0] == task.part.pairs[:, 1]
-        scanner = host.scanner(space, int(np.diff(layout.starts).max()))
-        for tile in task.part.pairs[within, 0]:
+        scanner = space.kernels.scanner(space, int(np.diff(layout.starts).max()))
+        for tile in task.part.pairs[within, 0].tolist():
             numbers = layout.rows(tile)
             for candidates in scanner.nearest(numbers, task.length):
                 lists.push_within(candidates, tile, numbers)
+        lists.flush()
         between = task.part.pairs[~within]
         if len(between):
-            scan = host.neighbour_scan(space, layout, lists, team)
+            scan = space.kernels.neighbour_scan(space, layout, lists, team)
             for number in range(len(between)):
                 # One pair at a time, so that each has the thresholds of those before.
                 scan.scan(between[number : number + 1])
+            lists.flush()
+        rows, sims = to_host(lists.rows), to_host(lists.sims)
     owners, entries = np.nonzero(rows != _NO_ROW)
-    return ListEntries(owners.astype(np.int32), rows[owners, entries], lists.sims[owners, entries])
+    return ListEntries(owners.astype(np.int32), rows[owners, entries], sims[owners, entries])
 
 
 def find_improving_edges(task: EdgeTask) -> Edges:
@@ -224,17 +236,17 @@ def find_improving_edges(task: EdgeTask) -> Edges:
     Edges
         Their ends are local indices.
     """
-    with workers(1) as team:
-        space, layout = _read_space(task.files, task.part), _make_layout(task.part)
-        tiles = ByPosition(layout, task.cores, task.merge_heights, task.to_end, task.from_start)
+    with _open_space(task.files, task.part) as (space, layout, team):
+        values = (task.cores, task.merge_heights, task.to_end, task.from_start)
+        tiles = ByPosition(layout, *(space.xp.asarray(of) for of in values))
         within = task.part.pairs[:, 0] == task.part.pairs[:, 1]
         forest = NO_EDGES
-        scanner = host.scanner(space, int(np.diff(layout.starts).max()))
-        for tile in task.part.pairs[within, 0]:
-            forest = concatenate([forest, edges_within(scanner, tiles, int(tile))])
+        scanner = space.kernels.scanner(space, int(np.diff(layout.starts).max()))
+        for tile in task.part.pairs[within, 0].tolist():
+            forest = concatenate([forest, edges_within(scanner, tiles, tile)])
         pairs, heights = task.part.pairs[~within], task.between[~within]
         if len(pairs):
-            scan = host.edge_scan(space, layout, team)
+            scan = space.kernels.edge_scan(space, layout, team)
             scan.use(tiles, prune_rows=task.prune_rows)
             # `find` thins out what it holds.
             forest = concatenate([forest, scan.find(pairs, heights)])
@@ -260,15 +272,20 @@ def estimate_bytes(tile_rows: int, n_tiles: int, n_features: int, *, n_coordinat
     return n_tiles * tile_rows * by_position + host.buffer_bytes(tile_rows, n_features)
 
 
+def estimate_device_bytes(
+    tile_rows: int, n_tiles: int, n_features: int, *, n_coordinates: int, length: int
+) -> int:
+    """Return the most bytes of device memory that a task takes, without kept blocks; see `estimate_bytes`."""
+    # Rows are copied from two blocks into one matrix.
+    by_position = 8 * (n_features + n_coordinates) + device.list_bytes(length) + _POSITION_BYTES
+    return n_tiles * tile_rows * by_position + device.buffer_bytes(tile_rows, n_features)
+
+
 def find_near_rows(task: SearchTask) -> NearRows:
     """Find the rows of a block that are nearer to some rows than the upper bounds of their core distances."""
-    with workers(1):
-        n_columns, n_queries = len(task.weights), len(task.missing)
-        vectors = np.empty((n_columns + n_queries, task.query_rows.width), dtype=np.float32)
-        task.files.vectors.read_into([task.positions], vectors[:n_columns])
-        task.query_rows.read_into([task.rows], vectors[n_columns:])
-        space = Space(vectors, vectors, False, task.files.margin, 0.0, np, select_kernels(np))
-        parts = []
+    n_columns, n_queries = len(task.weights), len(task.missing)
+    with _open_memory(n_columns + n_queries, task.query_rows.width, on_device=task.files.on_device):
+        space, parts = _read_search_space(task), []
         for part in slices(n_queries, task.batch_rows):
             nearest = compare_with_rows(
                 space,
@@ -284,12 +301,15 @@ def find_near_rows(task: SearchTask) -> NearRows:
 
 def choose_panels(task: PanelTask) -> PanelChoice:
     """Choose the panels with rows of other components that are most similar to each row."""
-    with workers(1):
-        centres, points = task.centres.read([task.panels]), task.query_rows.read([task.rows])
-        # The last coordinate is part of a bound; similarities do without it.
-        points = points[:, : centres.shape[1]]
+    xp = device_library() if task.on_device else np
+    # The last coordinate is part of a bound; similarities do without it.
+    width = task.centres.width
+    with _open_memory(len(task.owners) + len(task.only), width, on_device=task.on_device):
+        centres = xp.asarray(task.centres.read([task.panels]))
+        points = xp.asarray(task.query_rows.read([task.rows]))[:, :width]
+        choose = select_kernels(xp).choose_panels
         parts = [
-            host.choose_panels(points[part], task.owners[part], centres, task.only)
+            choose(points[part], task.owners[part], centres, task.only)
             for part in slices(len(points), ASKED_AT_ONCE)
         ]
     panels, products = (np.concatenate(values) for values in zip(*parts, strict=True))
@@ -297,10 +317,36 @@ def choose_panels(task: PanelTask) -> PanelChoice:
     return PanelChoice(panels.astype(np.int32), products)
 
 
-def _read_space(files: RowFiles, part: Part) -> Space:
-    vectors, coordinates = files.read(part.ranges)
-    return Space(vectors, coordinates, files.bounded, files.margin, files.slack, np, select_kernels(np))
+@contextlib.contextmanager
+def _open_memory(n_rows: int, n_features: int, *, on_device: bool) -> Iterator[Workers]:
+    """Open the thread of a task, and name the rows if device memory runs out."""
+    if on_device:
+        device_blocks.require_device()
+    translated = translate_out_of_memory(n_rows, n_features, "tiled")
+    with workers(1) as team, translated if on_device else contextlib.nullcontext():
+        yield team
 
 
-def _make_layout(part: Part) -> Layout:
-    return Layout(np.arange(part.starts[-1], dtype=np.int32), part.starts)
+@contextlib.contextmanager
+def _open_space(files: RowFiles, part: Part) -> Iterator[tuple[Space, Layout, Workers]]:
+    """Read the rows of a part; its local indices are their numbers."""
+    n_rows = int(part.starts[-1])
+    with _open_memory(n_rows, files.vectors.width, on_device=files.on_device) as team:
+        if files.on_device:
+            space = device_blocks.read_space(files, part.ranges)
+        else:
+            vectors, coordinates = files.read(part.ranges)
+            kernels = select_kernels(np)
+            space = Space(vectors, coordinates, files.bounded, files.margin, files.slack, np, kernels)
+        yield space, Layout(space.xp.arange(n_rows, dtype=np.int32), part.starts), team
+
+
+def _read_search_space(task: SearchTask) -> Space:
+    """Read the rows of a block, and below them those of the group."""
+    files, n_columns = task.files, len(task.weights)
+    if files.on_device:
+        return device_blocks.read_search_space(files, task.positions, task.query_rows, task.rows)
+    vectors = np.empty((n_columns + len(task.missing), task.query_rows.width), dtype=np.float32)
+    files.vectors.read_into([task.positions], vectors[:n_columns])
+    task.query_rows.read_into([task.rows], vectors[n_columns:])
+    return Space(vectors, vectors, False, files.margin, 0.0, np, select_kernels(np))

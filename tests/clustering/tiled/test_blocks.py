@@ -76,8 +76,8 @@ def test_a_part_is_read_as_it_was_written(written: tuple[RowWriter, np.ndarray, 
     pairs = np.array([[1, 8]], dtype=np.int32)
     part = make_part(pairs, np.array([0]), starts, bounds)
     vectors, coordinates = files.read(part.ranges)
-    np.testing.assert_array_equal(vectors, writer._space.vectors[order[part.positions]])
-    np.testing.assert_array_equal(coordinates, writer._space.coordinates[order[part.positions]])
+    np.testing.assert_array_equal(vectors, writer.space.vectors[order[part.positions]])
+    np.testing.assert_array_equal(coordinates, writer.space.coordinates[order[part.positions]])
     assert vectors.base is None  # not a map of the file
 
 

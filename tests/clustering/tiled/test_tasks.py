@@ -156,10 +156,10 @@ def test_no_part_that_grows_with_the_square_of_the_rows_stays_in_this_process(ki
 class Measured:
     """Runs tasks in this process; measures the memory of the tasks, and of this process between them."""
 
-    slots, pace, task_bytes = 2, "", 0
+    slots, pace, on_device, task_bytes = 2, "", False, 0
     largest_task = largest_between = 0
 
-    def prepare(self, folder: Path, task_bytes: int) -> None:
+    def prepare(self, folder: Path, task_bytes: int, device_bytes: int = 0) -> None:
         self.task_bytes = task_bytes
 
     def look(self) -> None:
