@@ -88,8 +88,8 @@ _UNCHANGED = "[default: as in the clustering]"
     "--workers",
     type=int,
     metavar="N",
-    help="Share each fit among N Dask worker processes of this machine, each with one of the CUDA devices if "
-    "any are used.  [default: threads of this process]",
+    help="Share each fit among N Dask workers of this machine, each with a CUDA device if any are used.  "
+    "[default: threads of this process]",
 )
 @_machine(
     "--scheduler",

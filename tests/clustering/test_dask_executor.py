@@ -358,7 +358,7 @@ def worker(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_scheduler_without_workers_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 5.0)
     with (
         pytest.raises(WorkersFailed, match="has no workers: start some with `dask worker"),
         cluster.connect(),
