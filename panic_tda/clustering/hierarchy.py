@@ -18,17 +18,13 @@ https://doi.org/10.1109/MFI49285.2020.9235263
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.condensed import ROOT, CondensedTree, build_single_linkage, condense_tree
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.records import EffectiveParameters
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.records import EffectiveParameters
+from panic_tda.types import OUTLIER, BoolArray, FloatArray, IntArray, SpanningTree
 
 STABILITY_TOLERANCE = 1e-9
 """Children replace their parent if their stability exceeds the parent's by more than this share of it.

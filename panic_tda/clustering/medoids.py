@@ -7,15 +7,11 @@ of its cluster, and no distance between two members is computed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace
 from panic_tda.arrays.rows import chunks
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
+from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 TIE_TOLERANCE = 1e-9
 """Scores that differ by less, relative to the cluster's weight, count as equal.

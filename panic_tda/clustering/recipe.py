@@ -17,9 +17,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from panic_tda import parameters, records
 from panic_tda.arrays import device
@@ -29,24 +30,19 @@ from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.cuts import count_rows
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
+from panic_tda.clustering.executor import Executor
 from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.clustering.medoids import find_euclidean_medoids, find_medoids
 from panic_tda.clustering.neighbour_graph import empty_lists, lower_min_samples
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.kernel_cache import translate_cache_errors
+from panic_tda.doubts import Wording
 from panic_tda.errors import BackendFailure
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.records import ClusteringRecord, EffectiveParameters
-from panic_tda.types import OUTLIER, Clustering, SpanningTree
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from panic_tda.clustering.executor import Executor
-    from panic_tda.doubts import Wording
-    from panic_tda.types import Array, Float32Array, FloatArray, IntArray
+from panic_tda.types import OUTLIER, Array, Clustering, Float32Array, FloatArray, IntArray, SpanningTree
 
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _HIERARCHY_ONLY = "sklearn"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,8 @@ from panic_tda.clustering.backends.base import FitOptions, build_unavailable_err
 from panic_tda.clustering.backends.tree_check import sample_improving_edges
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, UnsupportedOnBackend
-from panic_tda.types import SpanningTree
+from panic_tda.types import Array, Float32Array, IntArray, SpanningTree
 from panic_tda.wording import format_bytes
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, Float32Array, IntArray
 
 MIN_SAMPLES = (2, 1_024)
 """Smallest and largest value, counting the row itself; cuML does not count it and accepts 1 to 1,023."""

@@ -6,8 +6,9 @@ so that the rows of a fit, and everything that is computed from these, stay as t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -23,11 +24,7 @@ from panic_tda.storage.read.census import FLOAT_BYTES, show_id
 from panic_tda.storage.read.summaries import ClusteringSummary
 from panic_tda.storage.schema.sampling import sample
 from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, ClusteringResult, Embedding
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from panic_tda.types import BytesArray, Float32Array, IntArray
+from panic_tda.types import BytesArray, Float32Array, IntArray
 
 _ROWS = 2_000
 _embedding = Embedding.__table__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,9 +12,7 @@ from panic_tda.errors import UnknownClustering
 from panic_tda.storage.bulk import insert_new_rows, select_by_keys
 from panic_tda.storage.database import Database, lock_for_saving
 from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, ClusteringResult
-
-if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, FloatArray, IntArray
+from panic_tda.types import BytesArray, FloatArray, IntArray
 
 _COLUMNS = ("result_key", "embedding_id", "label", "probability")
 
