@@ -7,11 +7,11 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from panic_tda.errors import InvalidParameter
 from panic_tda.paths import expand_home
-from panic_tda.records import COSINE, EUCLIDEAN, LARGEST_INTEGER, EffectiveParameters
+from panic_tda.records import COSINE, EUCLIDEAN, LARGEST_INTEGER, ClusteringRecord, EffectiveParameters
 
 METRICS = (COSINE, EUCLIDEAN)
 EPSILON = 0.4
@@ -79,6 +79,24 @@ class ClusteringParameters:
     backend: str = "auto"
     exact: bool = False
     metric: str = COSINE
+
+    @classmethod
+    def of(cls, record: ClusteringRecord, **changes: Any) -> Self:
+        """Return the parameters of a stored clustering for another fit, with changes."""
+        metric = record.metric or COSINE
+        values: dict[str, Any] = {
+            "epsilon": record.cluster_selection_epsilon,
+            "min_cluster_size": record.min_cluster_size,
+            "min_samples": record.min_samples,
+            "allow_single_cluster": record.allow_single_cluster,
+            "selection_method": record.cluster_selection_method,
+            "max_cluster_size": record.max_cluster_size,
+            # The floor of Euclidean distances depends on the rows.
+            "distance_floor": record.distance_floor if metric == COSINE else DISTANCE_FLOOR,
+            "backend": record.backend,
+            "metric": metric,
+        }
+        return cls(**(values | changes))
 
     def __post_init__(self) -> None:
         _make_plain(self)

@@ -110,5 +110,5 @@ def _condense(linkage: SingleLinkageTree, size: int, tolerance: float) -> Conden
 
 def _extract(condensed: CondensedTree | None, setting: EffectiveParameters, n: int) -> FlatClusters:
     if condensed is None:
-        return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
+        return FlatClusters.without_clusters(n)
     return choose_clusters(condensed, setting)

@@ -18,6 +18,7 @@ https://doi.org/10.1109/MFI49285.2020.9235263
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -53,6 +54,11 @@ class FlatClusters:
     probabilities: FloatArray
     persistence: FloatArray
     root_selected: bool = False
+
+    @classmethod
+    def without_clusters(cls, n: int) -> Self:
+        """Return the result of `n` rows that are all outliers."""
+        return cls(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
 
 
 def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters:
@@ -98,7 +104,7 @@ def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> Fla
     """
     n = len(tree.height) + 1
     if n < max(2, parameters.min_cluster_size):
-        return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
+        return FlatClusters.without_clusters(n)
     linkage = build_single_linkage(tree, parameters.distance_floor)
     return choose_clusters(
         condense_tree(linkage, parameters.min_cluster_size, tree.tie_tolerance), parameters

@@ -32,7 +32,7 @@ from panic_tda.clustering.cuts import count_rows
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.executor import Executor
 from panic_tda.clustering.hierarchy import FlatClusters
-from panic_tda.clustering.medoids import find_euclidean_medoids, find_medoids
+from panic_tda.clustering.medoids import find_medoids
 from panic_tda.clustering.neighbour_graph import empty_lists, lower_min_samples
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement
 from panic_tda.clustering.warm_up import compile_kernels
@@ -239,20 +239,18 @@ def cluster_rows(
     graph = tree if tree is not None and tree.neighbours is not None else None
     if graph is not None:
         tree = lower_min_samples(graph, effective.min_samples, effective.distance_floor)
-    flat = relabel_by_size(_extract_clusters(tree, n, effective))
+    # Without a tree, all rows are outliers.
+    flat = FlatClusters.without_clusters(n) if tree is None else hierarchy.extract_clusters(tree, effective)
+    flat = relabel_by_size(flat)
     fitted = time.monotonic()
 
     progress.phase(phases.MEDOIDS)
     rows = rows if backend.weighted else keep_distinct(vectors, distinct)
     medoids = _find_medoids(rows, distinct, flat, requested.metric)
-    seconds = {"fit": fitted - began, "medoids": time.monotonic() - fitted}
-    about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
-    about["metric"] = requested.metric
+    about = _add_seconds(about, compile=compiling, fit=fitted - began, medoids=time.monotonic() - fitted)
+    about |= {"metric": requested.metric, "keep_neighbours": options.tree_min_samples if graph else None}
     record = _build_record(effective, backend, distinct, flat, tree=tree, about=about)
-    if graph is not None:
-        record = replace(record, keep_neighbours=options.tree_min_samples)
-    clustering = _build_clustering(flat, distinct, medoids, record=record, tree=tree)
-    return replace(clustering, graph=graph)
+    return _build_clustering(flat, distinct, medoids, record=record, tree=tree, graph=graph)
 
 
 def recut_rows(
@@ -290,7 +288,7 @@ def recut_rows(
     compiling = compile_kernels(backends.get_backend(_HIERARCHY_ONLY), progress)
     began = time.monotonic()
     progress.phase(phases.HIERARCHY)
-    flat = relabel_by_size(_extract_clusters(tree, len(vectors), effective))
+    flat = relabel_by_size(hierarchy.extract_clusters(tree, effective))
     cut = time.monotonic()
     progress.phase(phases.MEDOIDS)
     metric = source.metric or records.COSINE
@@ -298,16 +296,13 @@ def recut_rows(
     geometry.prepare_rows(vectors, metric)
     distinct = find_distinct(vectors)
     medoids = _find_medoids(keep_distinct(vectors, distinct), distinct, flat, metric)
-    seconds = {"cut": cut - began, "medoids": time.monotonic() - cut}
-    about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
-    counts = _count_clusters(effective, flat)
     record = replace(
         source,
         **asdict(effective),
-        **counts,
+        **_count_clusters(effective, flat),
         versions=_collect_versions(),
         keep_neighbours=None,
-        **about,
+        **_add_seconds(about, compile=compiling, cut=cut - began, medoids=time.monotonic() - cut),
     )
     return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
@@ -326,8 +321,7 @@ def find_medoid(vectors: Float32Array, probabilities: FloatArray, metric: str = 
     """
     rows = geometry.convert_rows(vectors, metric)
     geometry.prepare_rows(rows, metric)
-    find = find_medoids if metric == records.COSINE else find_euclidean_medoids
-    return find(rows, np.zeros(len(rows), dtype=np.int64), probabilities, 1)[0]
+    return find_medoids(rows, np.zeros(len(rows), dtype=np.int64), probabilities, 1, metric)[0]
 
 
 def relabel_by_size(flat: FlatClusters) -> FlatClusters:
@@ -362,21 +356,12 @@ def _build_spanning_tree(
     return backend.fit(rows, np.ones(n, dtype=np.int64), options)
 
 
-def _extract_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParameters) -> FlatClusters:
-    """Extract clusters from the tree; without a tree, all rows are outliers."""
-    if tree is None:
-        return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
-    return hierarchy.extract_clusters(tree, effective)
-
-
-def _find_medoids(
-    rows: Array, distinct: DistinctRows, flat: FlatClusters, metric: str = records.COSINE
-) -> dict[int, int]:
+def _find_medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters, metric: str) -> dict[int, int]:
     # Copies have the same label and probability, so a distinct row has the summed weight of its copies.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    find = find_medoids if metric == records.COSINE else find_euclidean_medoids
-    medoids = find(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
+    n_clusters = len(flat.persistence)
+    medoids = find_medoids(rows, labels, weights.astype(np.float64, copy=False), n_clusters, metric)
     return {label: int(distinct.first[row]) for label, row in medoids.items()}
 
 
@@ -387,6 +372,7 @@ def _build_clustering(
     *,
     record: ClusteringRecord,
     tree: SpanningTree | None,
+    graph: SpanningTree | None = None,
 ) -> Clustering:
     return Clustering(
         labels=flat.labels,
@@ -396,6 +382,7 @@ def _build_clustering(
         medoid_copies={label: int(distinct.counts[distinct.inverse[row]]) for label, row in medoids.items()},
         record=record,
         tree=tree,
+        graph=graph,
     )
 
 
@@ -435,10 +422,11 @@ def _build_record(
     )
 
 
-def _add_seconds(about: Mapping[str, Any] | None, seconds: dict[str, float]) -> dict[str, Any]:
-    """Add the seconds of this module's stages to those of earlier stages."""
+def _add_seconds(about: Mapping[str, Any] | None, *, compile: float, **seconds: float) -> dict[str, Any]:
+    """Add the seconds of this module's stages to those of earlier stages; 0 for `compile` is left out."""
     about = about or {}
-    return {**about, "seconds": about.get("seconds", {}) | seconds}
+    compiling = {"compile": compile} if compile else {}
+    return {**about, "seconds": about.get("seconds", {}) | compiling | seconds}
 
 
 def _count_clusters(effective: EffectiveParameters, flat: FlatClusters) -> dict[str, Any]:
