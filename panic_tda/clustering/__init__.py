@@ -39,15 +39,6 @@ from typing import TYPE_CHECKING
 from panic_tda.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.placement import choose_placement as choose_placement
-    from panic_tda.clustering.recipe import cluster_rows as cluster_rows
     from panic_tda.clustering.recipe import hdbscan as hdbscan
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "cluster_rows": "recipe",
-        "hdbscan": "recipe",
-        "choose_placement": "placement",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {"hdbscan": "recipe"})

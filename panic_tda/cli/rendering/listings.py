@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
-from panic_tda.cli.rendering.common import percent, plain, yes_no
+from panic_tda.cli.rendering.common import percent, yes_no
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.doubts import find_doubts
 from panic_tda.records import COSINE, ClusteringRecord
@@ -208,11 +207,11 @@ def _convert_summary(summary: ClusteringSummary, n_predicted: int) -> dict[str, 
         *(record.min_cluster_size, record.min_samples, record.cluster_selection_method),
         *(record.max_cluster_size, record.allow_single_cluster, record.downsample, record.recut_of),
         *(record.backend, record.exact, record.n_clusters, record.metric or COSINE, record.root_selected),
-        [asdict(doubt) for doubt in find_doubts(record)],
+        find_doubts(record),
         *(record.n_embeddings, _compute_outlier_percent(record), summary.created_at, summary.seconds),
         *(n_predicted, None),
     )
-    return plain(dict(zip(_JSON_KEYS, values, strict=True)))
+    return dict(zip(_JSON_KEYS, values, strict=True))
 
 
 def _describe_unreadable(clustering: UnreadableClustering, width: int) -> str:
