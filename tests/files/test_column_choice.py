@@ -22,11 +22,6 @@ from tests.snapshots import opened
 VECTORS = pa.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], pa.list_(pa.float32()))
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
-
-
 def write(path: Path, **columns: Any) -> Path:
     pq.write_table(pa.table(columns), path)
     return path

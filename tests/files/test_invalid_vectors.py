@@ -16,7 +16,7 @@ from panic_tda.errors import BadInput
 from panic_tda.files import embedding_files, pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.main import main
-from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.database import Database
 from tests.dump_files import contents, dump_tables, write_dump
 from tests.files.test_importing import count, ragged, rows, write
 from tests.files.test_pipeline_databases import SPEC, write_pipeline_database
@@ -36,11 +36,6 @@ BAD: dict[str, Any] = {
     "longer": [1, 2, 3],
 }
 TEXTS = [f"t{row}" for row in range(6)]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def six(**changed: Any) -> list[Any]:

@@ -17,17 +17,12 @@ from panic_tda.errors import BadInput
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.importing import import_embeddings
 from panic_tda.main import main
-from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.database import Database
 from tests.files.test_importing import count, rows, write
 from tests.files.test_missing_texts import write_format
 
 NAN = float("nan")
 TEXTS = [f"t{row}" for row in range(6)]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def lists(path: Path, vectors: list[Any]) -> None:

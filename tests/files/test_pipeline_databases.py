@@ -19,8 +19,9 @@ from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
 from panic_tda.main import main
 from panic_tda.storage.database import Database, open_database
-from tests.dump_files import DumpSpec, Tables, contents, count, dump_tables, import_tables, place, rows
+from tests.dump_files import DumpSpec, Tables, contents, count, dump_tables, import_tables, place
 from tests.field_files import write_field_file
+from tests.snapshots import rows
 
 SPEC = DumpSpec(prompts=False)
 # Columns stand in this order there: what lies behind an image is behind all of its bytes.
@@ -39,11 +40,6 @@ LAYOUT = {
     "lyapunov_results": "id TEXT PRIMARY KEY, lyapunov_data BLOB",
 }
 IDS = ("id", "experiment_id", "run_id", "invocation_id", "input_invocation_id")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def as_blob(identity: str) -> Any:

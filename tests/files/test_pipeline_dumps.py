@@ -26,21 +26,15 @@ from tests.dump_files import (
     dump_tables,
     import_tables,
     plain,
-    rows,
     rows_where,
     write_dump,
 )
 from tests.files.test_damaged_files import patched
 from tests.files.test_importing import columns as plain_columns
 from tests.files.test_importing import write as write_plain
-from tests.snapshots import run_python
+from tests.snapshots import rows, run_python
 
 SPEC = DumpSpec()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 # --------------------------------------------------------------------------- what a dump may look like

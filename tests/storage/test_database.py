@@ -33,11 +33,6 @@ ODD_NAMES = [
 ]
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
-
-
 @contextmanager
 def other_connection(database: Database) -> Iterator[sqlite3.Connection]:
     """A connection of another program, which does not wait for locks."""
