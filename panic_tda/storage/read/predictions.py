@@ -19,7 +19,7 @@ from panic_tda.progress import Progress
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
 from panic_tda.storage.columns import are_ids
-from panic_tda.storage.read.assignments import Assignments, read_assignments, select_key
+from panic_tda.storage.read.assignments import Assignments, count_assignments, read_assignments
 from panic_tda.storage.read.census import FLOAT_BYTES, show_id
 from panic_tda.storage.read.summaries import ClusteringSummary
 from panic_tda.storage.schema.sampling import sample
@@ -96,8 +96,7 @@ def count_predictions(connection: Connection, clustering_id: UUID) -> int:
     """Count the predicted assignments of a clustering."""
     if not has_predictions(connection):
         return 0
-    has_key = _prediction.c.result_key == select_key(clustering_id)
-    return int(connection.execute(sa.select(sa.func.count()).where(has_key)).scalar_one())
+    return count_assignments(connection, clustering_id, table=_prediction)
 
 
 def count_all_predictions(connection: Connection) -> dict[UUID, int]:
