@@ -12,6 +12,7 @@ Modules:
 - `backends`: the contract of a backend, and the backends that use other libraries.
 - `tiled`: our own exact engine; its docstring describes the passes, `tiled.proof` contains the proof.
 - `placement`: chooses the backend, and whether it works on the processor or on a CUDA device.
+- `recording`: the record of a fit.
 - `trees`: operations on spanning trees that several modules need.
 - `geometry`: prepares rows for a metric.
 - `prediction`: assigns new rows to the clusters of a fit.

@@ -17,7 +17,7 @@ https://doi.org/10.1109/MFI49285.2020.9235263
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -109,6 +109,21 @@ def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> Fla
     return choose_clusters(
         condense_tree(linkage, parameters.min_cluster_size, tree.tie_tolerance), parameters
     )
+
+
+def relabel_by_size(flat: FlatClusters) -> FlatClusters:
+    """Number clusters by size, the largest first; of equally large ones, that with the smallest row first."""
+    n_clusters = len(flat.persistence)
+    members = np.flatnonzero(flat.labels != OUTLIER)
+    sizes = np.bincount(flat.labels[members], minlength=n_clusters)
+    smallest = np.full(n_clusters, len(flat.labels))
+    np.minimum.at(smallest, flat.labels[members], members)
+    order = np.lexsort((smallest, -sizes))
+    number = np.empty(n_clusters, dtype=np.int64)
+    number[order] = np.arange(n_clusters)
+    labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
+    labels[members] = number[flat.labels[members]]
+    return replace(flat, labels=labels, persistence=flat.persistence[order])
 
 
 def choose_clusters(condensed: CondensedTree, parameters: EffectiveParameters) -> FlatClusters:

@@ -14,8 +14,8 @@ from panic_tda.insight.milestones import FLAGS, Trajectories, find_states
 from panic_tda.progress import Progress
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
-from panic_tda.storage.read.exports import RowStream, describe, with_dashes
 from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.row_streams import RowStream, describe, with_dashes
 from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.types import BoolArray, BytesArray, Float32Array, FloatArray, IntArray
 

@@ -11,7 +11,7 @@ imported rows go into it (`write`), each in one transaction.
 `database`     open a database; transactions and versions
 `connections`  connect to an SQLite file, and retry while another process holds a lock
 `postgres`     connect to a server, and limit how long it is waited for
-`bulk`         read and insert many rows at the speed of the driver
+`bulk`         read many rows at the speed of the driver
 `cells`        read stored values, and name those that cannot be read (`columns` converts them)
 `arrow`        convert numbers between NumPy and Arrow without pandas
 `pgvector`     read vectors from columns of that PostgreSQL extension

@@ -22,7 +22,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.bulk import insert_new_rows, read_by_keys
+from panic_tda.storage.bulk import read_by_keys
 from panic_tda.storage.read.census import NAMED_IDS, show_id
 from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding, ExperimentConfig, Invocation, Run
 from panic_tda.storage.write.additions import merge_lists
@@ -35,6 +35,7 @@ from panic_tda.storage.write.batches import (
     refuse_row,
 )
 from panic_tda.storage.write.import_summary import REASONS, ImportSummary, LeftOut
+from panic_tda.storage.write.insertion import insert_new_rows
 from panic_tda.storage.write.row_additions import RowAdditions, as_blobs
 from panic_tda.storage.write.times import TIMES, UNKNOWN_TIME, as_stored
 

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import UnknownClustering
-from panic_tda.storage.bulk import insert_new_rows, select_by_keys
+from panic_tda.storage.bulk import select_by_keys
 from panic_tda.storage.database import Database, lock_for_saving
 from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, ClusteringResult
+from panic_tda.storage.write.insertion import insert_new_rows
 from panic_tda.types import BytesArray, FloatArray, IntArray
 
 _COLUMNS = ("result_key", "embedding_id", "label", "probability")
