@@ -23,6 +23,14 @@ MIN_SAMPLES = 5
 ALLOW_SINGLE_CLUSTER = False
 KEEP_NEIGHBOURS = 20
 SELECTION_METHODS = ("eom", "leaf")
+MAP_ROWS = 50_000
+"""Largest number of embeddings on a map."""
+N_LABELS, FIGURE_WIDTH = 30, 7.2
+"""Clusters with a label in a figure, and its width in inches: two columns of most journals (183 mm)."""
+STABILITY_RESAMPLES = 20
+NETWORK, PROMPT, MODEL, T2I, I2T = "network", "prompt", "model", "t2i", "i2t"
+GROUPINGS = (NETWORK, PROMPT, MODEL, T2I, I2T, f"{NETWORK},{PROMPT}")
+"""Keys by which runs are grouped."""
 LEAST_MEMORY = 2**20
 """Smallest memory limit in bytes; a smaller number is probably one without its unit."""
 

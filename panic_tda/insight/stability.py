@@ -20,7 +20,7 @@ from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import contingency
 from panic_tda.insight.origins import ClusterMembers, count_members
-from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import STABILITY_RESAMPLES, ClusteringParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
@@ -28,7 +28,6 @@ from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunSteps
 from panic_tda.types import OUTLIER, FloatArray, IntArray
 
-N_RESAMPLES = 20
 STABLE, DISSOLVED = 0.75, 0.5
 """A cluster is stable from a mean Jaccard index of 0.75, and dissolved up to 0.5 [1]_."""
 _SEED = 0
@@ -106,7 +105,7 @@ def measure_stability(
     database: Database,
     clustering: ClusteringSummary,
     *,
-    n_resamples: int = N_RESAMPLES,
+    n_resamples: int = STABILITY_RESAMPLES,
     progress: Progress | None = None,
 ) -> ClusteringStability:
     """Cluster samples of the runs of a stored clustering again, with its parameters and on its backend.

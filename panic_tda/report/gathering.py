@@ -12,11 +12,12 @@ import numpy as np
 from panic_tda.doubts import find_doubts
 from panic_tda.errors import DatabaseError, NoTree
 from panic_tda.insight import branches, density, sweep
-from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
+from panic_tda.insight.layout import Map, choose_rows, lay_out
 from panic_tda.insight.milestones import Trajectories, find_states, find_visits
 from panic_tda.insight.origins import ClusterOrigins, StepWords, count_members
 from panic_tda.insight.text_notes import TextNotes
 from panic_tda.insight.trajectories import Recurrences, TrajectoryStudy, sum_up
+from panic_tda.parameters import MAP_ROWS
 from panic_tda.progress import Progress, Silent
 from panic_tda.records import require_cosine
 from panic_tda.report import head, motion, places
@@ -81,7 +82,7 @@ def gather(
     database: Database,
     source: ClusteringSummary,
     *,
-    map_rows: int = N_ROWS,
+    map_rows: int = MAP_ROWS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
