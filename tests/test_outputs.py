@@ -79,7 +79,7 @@ def test_no_output_replaces_a_database_or_its_files(
         monkeypatch.chdir(tmp_path / "below")
         target = Path("..") / path.name
     before = contents(tmp_path)
-    result = CliRunner().invoke(main, [*COMMANDS[name], str(target), "--db", str(path)])
+    result = invoke(*COMMANDS[name], target, db=path)
     assert result.exit_code == 2, result.output
     assert kind == "kept result" or str(target) in result.stderr
     assert contents(tmp_path) == before
@@ -179,7 +179,7 @@ def test_a_copy_is_not_made_in_its_source_or_beside_it(file: UpgradedFile, tmp_p
 
 def test_an_import_makes_no_database_beside_another(file: UpgradedFile, tmp_path: Path) -> None:
     before = contents(tmp_path)
-    result = CliRunner().invoke(main, ["import-embeddings", str(SAMPLE), "--db", f"{file.path}-journal"])
+    result = invoke("import-embeddings", SAMPLE, db=f"{file.path}-journal")
     assert result.exit_code == 2, result.output
     assert contents(tmp_path) == before
 
@@ -193,7 +193,7 @@ def test_the_log_of_an_import_is_not_one_of_its_files(tmp_path: Path) -> None:
     before = contents(tmp_path)
     for named, log in zip((copies[0], folder), copies, strict=True):
         words = ["import-embeddings", str(named), "--db", str(tmp_path / "d.sqlite"), "--log-file", str(log)]
-        result = CliRunner().invoke(main, words)
+        result = invoke(*words)
         assert result.exit_code == 2, result.output
         assert f"{log} is read by this command" in result.stderr
         assert contents(tmp_path) == before
@@ -202,7 +202,7 @@ def test_the_log_of_an_import_is_not_one_of_its_files(tmp_path: Path) -> None:
 def test_the_log_of_a_copy_is_neither_of_its_databases(file: UpgradedFile, tmp_path: Path) -> None:
     for log in (file.path, tmp_path / "copy.sqlite", tmp_path / "copy.sqlite-wal"):
         words = ["copy-database", str(file.path), str(tmp_path / "copy.sqlite"), "--log-file", str(log)]
-        result = CliRunner().invoke(main, words)
+        result = invoke(*words)
         assert result.exit_code == 2, result.output
         assert not (tmp_path / "copy.sqlite").exists()
 

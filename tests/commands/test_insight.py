@@ -10,9 +10,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from panic_tda.main import main
 from panic_tda.storage.write.saving import save_clustering
 from panic_tda.types import FinishedClustering
 from tests.command_line import invoke, succeed
@@ -163,6 +161,6 @@ def test_clusterings_that_cannot_be_compared_are_refused_with_the_reason(file: U
 
 def test_a_missing_database_is_not_created(tmp_path: Path) -> None:
     target = tmp_path / "none.sqlite"
-    result = CliRunner().invoke(main, ["compare-clusterings", "a", "b", "--db", str(target)])
+    result = invoke("compare-clusterings", "a", "b", db=target)
     assert result.exit_code == 2
     assert not target.exists()
