@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.recipe import recut_rows
@@ -140,7 +139,7 @@ def recut_clustering(
         validate_memory_limit(memory_limit)
     database = open_current(database)
     effective = changes.resolve(source.record)
-    if asdict(effective) == _extract_settings(_drop_ineffective(source.record)):
+    if asdict(effective).items() <= asdict(_drop_ineffective(source.record)).items():
         return _report_unchanged(source)
     require_savable(database)
     progress = Prefixed(progress or Silent(), f"{source.embedding_model}: ")
@@ -174,10 +173,6 @@ def recut_clustering(
         remedy=recut_hint(database, finished, wording),
     )
     return ModelOutcome.of(finished, record.seconds | {"save": time.monotonic() - saving})
-
-
-def _extract_settings(record: ClusteringRecord) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(EffectiveParameters)}
 
 
 def _report_unchanged(source: ClusteringSummary) -> ModelOutcome:

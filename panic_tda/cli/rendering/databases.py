@@ -42,10 +42,8 @@ def examination_text(examination: Examination, width: int) -> str:
         lines += ["", f"{finding.kind}: {finding.count:,}", paragraph(finding.what, width)]
         lines.append(paragraph(f"remedy: {finding.remedy}", width))
         # A detail begins with its id, which is not listed again.
-        detail_lines = [
-            *finding.details,
-            *(row_id for row_id in finding.ids if row_id not in _extract_ids(finding.details)),
-        ]
+        described = {detail.partition(": ")[0] for detail in finding.details}
+        detail_lines = [*finding.details, *(row_id for row_id in finding.ids if row_id not in described)]
         n_shown = len(finding.ids)
         lines += [f"  {shorten(on_one_line(line), max(20, width - 2))}" for line in detail_lines]
         if n_shown < finding.count:
@@ -85,10 +83,6 @@ def repairs_text(planned: Sequence[Repair], width: int) -> str:
             left = f"  {repair.n_left:,} {stay}"
             lines.append(paragraph(left, width))
     return "\n".join(lines)
-
-
-def _extract_ids(details: Sequence[str]) -> set[str]:
-    return {detail.partition(": ")[0] for detail in details}
 
 
 def environment_text(environment: Environment, width: int) -> str:

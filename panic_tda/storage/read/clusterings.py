@@ -96,7 +96,7 @@ class StoredClustering:
     @cached_property
     def predictions(self) -> Assignments:
         """Return the predicted assignments with locators, by ascending embedding id; often there are none."""
-        return read_predictions(self.connection, self.summary.id, with_locators=True, progress=self._progress)
+        return read_predictions(self.connection, self.summary.id, progress=self._progress)
 
     @cached_property
     def steps(self) -> RunSteps:

@@ -194,7 +194,10 @@ def _stream_table(
                 arrays = _convert_columns(stored, schema, dimensions)
             arrays["model"] = _convert_strings(output_models.read(stored))
             arrays["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
-            arrays |= {name: _slice_or_null(column, first, len(rows)) for name, column in aligned.items()}
+            arrays |= {
+                name: column.slice(first, len(rows)) if len(column) else pa.nulls(len(rows), column.type)
+                for name, column in aligned.items()
+            }
             arrays["predicted"] = pa.repeat(table is EMBEDDING_PREDICTION, len(rows))
             arrays["is_medoid"] = pc.is_in(_convert_strings(stored["embedding_id"]), medoids.ids)
             arrays["medoid_text"] = _convert_strings(medoids.read_texts(stored["label"]))
@@ -208,10 +211,6 @@ def _stream_table(
             first,
             dimensions,
         )
-
-
-def _slice_or_null(column: pa.Array, first: int, n_rows: int) -> pa.Array:
-    return column.slice(first, n_rows) if len(column) else pa.nulls(n_rows, column.type)
 
 
 def _convert_columns(

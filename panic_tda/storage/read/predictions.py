@@ -75,20 +75,16 @@ def has_predictions(connection: Connection) -> bool:
 
 
 def read_predictions(
-    connection: Connection,
-    clustering_id: UUID,
-    *,
-    with_locators: bool = False,
-    progress: Progress | None = None,
+    connection: Connection, clustering_id: UUID, *, progress: Progress | None = None
 ) -> Assignments:
-    """Read the predicted assignments of a clustering; see `read_assignments`."""
+    """Read the predicted assignments of a clustering, with locators; see `read_assignments`."""
     if not has_predictions(connection):
         empty = np.empty(0, dtype=f"S{ID_LENGTH}")
         is_sqlite = connection.dialect.name == "sqlite"
-        locators = (np.empty(0, dtype=np.int64) if is_sqlite else empty) if with_locators else None
+        locators = np.empty(0, dtype=np.int64) if is_sqlite else empty
         return Assignments(empty, np.empty(0, dtype=np.int64), np.empty(0), locators)
     return read_assignments(
-        connection, clustering_id, with_locators=with_locators, progress=progress, table=_prediction
+        connection, clustering_id, with_locators=True, progress=progress, table=_prediction
     )
 
 

@@ -110,7 +110,8 @@ class DumpAdditions(RowAdditions):
                 stored[values["id"]] = values
                 new.append(values)
             else:
-                self._compare_run(run.id, before, values)
+                if any(before[name] != values[name] for name in ("network", "initial_prompt")):
+                    self._count_example(_DIFFERS, run.id)
                 self._update_run(before, values)
             self._seeds[run.id] = stored[values["id"]]["seed"]
         if new:
@@ -238,11 +239,6 @@ class DumpAdditions(RowAdditions):
             n_differing=self._counts[_DIFFERS],
             n_unlinked=self._counts[_UNLINKED],
         )
-
-    def _compare_run(self, identity: str, stored: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Count a run whose stored row differs from the dump."""
-        if any(stored[name] != values[name] for name in ("network", "initial_prompt")):
-            self._count_example(_DIFFERS, identity)
 
     def _compare_invocation(self, stored: tuple[Any, ...], values: tuple[Any, ...]) -> None:
         *before, stored_source = stored
