@@ -242,7 +242,8 @@ def cluster_rows(
     rows = rows if backend.weighted else keep_distinct(vectors, distinct)
     medoids = _find_medoids(rows, distinct, flat, requested.metric)
     about = add_seconds(about, compile=compiling, fit=fitted - began, medoids=time.monotonic() - fitted)
-    about |= {"metric": requested.metric, "keep_neighbours": options.tree_min_samples if graph else None}
+    largest = None if graph is None else options.tree_min_samples
+    about |= {"metric": requested.metric, "keep_neighbours": largest}
     record = build_record(effective, backend, distinct, flat, tree=tree, about=about)
     return _build_clustering(flat, distinct, medoids, record=record, tree=tree, graph=graph)
 

@@ -7,16 +7,21 @@ import logging
 import time
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.clustering import backends, compiled, hierarchy
-from panic_tda.clustering.backends.base import Backend, FitOptions
+from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, lower_min_samples
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.progress import Progress, Silent
+from panic_tda.progress import Silent
 from panic_tda.records import COSINE
 from panic_tda.types import SpanningTree
+
+if TYPE_CHECKING:
+    from panic_tda.clustering.backends.base import Backend
+    from panic_tda.progress import Progress
 
 PHASE = "compile kernels (once)"
 _TILED = "tiled"
