@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from panic_tda.records import ClusteringRecord
+from panic_tda.records import ClusteringRecord
 
 NO_CLUSTERS = "no_clusters"
 ROOT_SELECTED = "root_selected"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from panic_tda import parameters, records
+from panic_tda.arrays.frames import Frame
 from panic_tda.arrays.matrices import as_matrix, require_unmasked
 from panic_tda.clustering import geometry
 from panic_tda.clustering.condensed import build_single_linkage, condense_tree
@@ -19,14 +21,8 @@ from panic_tda.clustering.recipe import fit_vectors
 from panic_tda.doubts import ESTIMATOR_NAMES
 from panic_tda.errors import BadVectors, InvalidParameter, NoTree
 from panic_tda.parameters import ClusteringParameters, validate_memory_limit
-from panic_tda.types import Clustering, SpanningTree
+from panic_tda.types import Array, Clustering, FloatArray, IntArray, SpanningTree
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from panic_tda.arrays.frames import Frame
-    from panic_tda.types import Array, FloatArray, IntArray
 
 _CONDENSED_TYPE = np.dtype(
     [("parent", np.intp), ("child", np.intp), ("lambda_val", np.float64), ("child_size", np.intp)]

@@ -7,11 +7,11 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from panic_tda.errors import InvalidParameter
 from panic_tda.paths import expand_home
-from panic_tda.records import COSINE, EUCLIDEAN, LARGEST_INTEGER, EffectiveParameters
+from panic_tda.records import COSINE, EUCLIDEAN, LARGEST_INTEGER, ClusteringRecord, EffectiveParameters
 
 METRICS = (COSINE, EUCLIDEAN)
 EPSILON = 0.4
@@ -23,6 +23,14 @@ MIN_SAMPLES = 5
 ALLOW_SINGLE_CLUSTER = False
 KEEP_NEIGHBOURS = 20
 SELECTION_METHODS = ("eom", "leaf")
+MAP_ROWS = 50_000
+"""Largest number of embeddings on a map."""
+N_LABELS, FIGURE_WIDTH = 30, 7.2
+"""Clusters with a label in a figure, and its width in inches: two columns of most journals (183 mm)."""
+STABILITY_RESAMPLES = 20
+NETWORK, PROMPT, MODEL, T2I, I2T = "network", "prompt", "model", "t2i", "i2t"
+GROUPINGS = (NETWORK, PROMPT, MODEL, T2I, I2T, f"{NETWORK},{PROMPT}")
+"""Keys by which runs are grouped."""
 LEAST_MEMORY = 2**20
 """Smallest memory limit in bytes; a smaller number is probably one without its unit."""
 
@@ -79,6 +87,24 @@ class ClusteringParameters:
     backend: str = "auto"
     exact: bool = False
     metric: str = COSINE
+
+    @classmethod
+    def of(cls, record: ClusteringRecord, **changes: Any) -> Self:
+        """Return the parameters of a stored clustering for another fit, with changes."""
+        metric = record.metric or COSINE
+        values: dict[str, Any] = {
+            "epsilon": record.cluster_selection_epsilon,
+            "min_cluster_size": record.min_cluster_size,
+            "min_samples": record.min_samples,
+            "allow_single_cluster": record.allow_single_cluster,
+            "selection_method": record.cluster_selection_method,
+            "max_cluster_size": record.max_cluster_size,
+            # The floor of Euclidean distances depends on the rows.
+            "distance_floor": record.distance_floor if metric == COSINE else DISTANCE_FLOOR,
+            "backend": record.backend,
+            "metric": metric,
+        }
+        return cls(**(values | changes))
 
     def __post_init__(self) -> None:
         _make_plain(self)

@@ -72,6 +72,11 @@ def _is_shown(character: str) -> bool:
     return character.isprintable() or character in f"\n\t{JOINERS}" or unicodedata.category(character) == "Zs"
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def on_one_line(text: str) -> str:
     """Return a text as one line, with its control characters escaped."""
     return escape_control_characters(" ".join(text.split()))

@@ -259,6 +259,14 @@ def engine(request: pytest.FixtureRequest) -> str:
     return getattr(request, "param", "sqlite")
 
 
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    """A new SQLite file with empty tables."""
+    from panic_tda.storage.database import open_database
+
+    return open_database(tmp_path / "new.sqlite", create=True)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server."""

@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database
 from panic_tda.storage.write.import_summary import ImportSummary
-from tests.snapshots import opened, snapshot
+from tests.snapshots import rows, snapshot
 
 Table = dict[str, list[Any]]
 Tables = dict[str, Table]
 
 STARTED, COMPLETED = "2026-02-12T03:04:05.123456Z", "2026-02-12T03:04:07Z"
+STORED_TABLES = ("experimentconfig", "run", "invocation", "embedding")
 _STRING, _LIST = pa.large_string(), pa.large_list(pa.float32())
 _INTEGERS = ("num_runs", "max_length", "run_number", "sequence_number", "seed")
 TYPES = {"vector": _LIST, **dict.fromkeys(_INTEGERS, pa.int64())}
@@ -145,17 +146,9 @@ def import_tables(folder: Path, tables: Tables, database: Database) -> ImportSum
     return import_embeddings([write_dump(folder, tables)], database)
 
 
-def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
-    """Return what a query finds."""
-    assert database.path is not None
-    with opened(database.path) as connection:
-        return connection.execute(query).fetchall()
-
-
 def count(database: Database) -> tuple[int, ...]:
     """Count the experiments, runs, invocations and embeddings."""
-    tables = ("experimentconfig", "run", "invocation", "embedding")
-    return tuple(rows(database, f"SELECT count(*) FROM {table}")[0][0] for table in tables)
+    return tuple(rows(database, f"SELECT count(*) FROM {table}")[0][0] for table in STORED_TABLES)
 
 
 def contents(database: Database) -> dict[str, list[Any]]:

@@ -53,6 +53,12 @@ def clustered(database: Database, model: str = "Nomic", downsample: int = 1) -> 
         return find_clustering(session, str(outcome.id))
 
 
+def latest(database: Database) -> ClusteringSummary:
+    """Return the latest clustering of a database with clusterings of one model."""
+    with database.session() as session:
+        return find_clustering(session)
+
+
 def expected_rows(target: Path | str, clustering: object) -> list[dict[str, Any]]:
     """Return the rows of an export of a clustering, but for the core distances."""
     with opened(target) as connection:

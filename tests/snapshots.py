@@ -33,6 +33,12 @@ def opened(target: Path | str, **options: Any) -> Iterator[Any]:
             yield connection
 
 
+def rows(database: Any, query: str) -> list[tuple[Any, ...]]:
+    """Return what a query finds in a `Database`."""
+    with opened(database.path or database.url.render_as_string(hide_password=False)) as connection:
+        return list(connection.execute(query).fetchall())
+
+
 def snapshot(target: Path | str, *, without: tuple[str, ...] = ()) -> dict[str, tuple[str, list[Any]]]:
     """Return each table's and index's definition and rows with their storage classes, by name."""
     if "://" in str(target):

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
 
-from panic_tda.main import main
 from panic_tda.report.gathering import gather
 from panic_tda.storage.read.results import find_clustering
 from tests import processes
 from tests.cli.processes import environment
+from tests.command_line import invoke, succeed
 from tests.conftest import MakeFile, UpgradedFile
 from tests.exported import COLUMNS, clustered, expected_rows
 from tests.field_files import FieldSpec
@@ -37,20 +36,13 @@ def file(upgraded: MakeFile) -> UpgradedFile:
     return file
 
 
-def invoke(file: UpgradedFile, *words: object) -> Result:
-    result = CliRunner().invoke(main, [*map(str, words), "--db", str(file.path)])
-    assert "Traceback" not in result.output
-    return result
-
-
 def exported(file: UpgradedFile, *words: object) -> str:
-    result = invoke(file, *words)
-    assert result.exit_code == 0, result.output
+    result = succeed(*words, db=file.path)
     return result.stdout
 
 
 def refused(file: UpgradedFile, *words: object, code: int = 2) -> str:
-    result = invoke(file, *words)
+    result = invoke(*words, db=file.path)
     assert result.exit_code == code, result.output
     return result.stderr
 
@@ -174,7 +166,7 @@ def test_wrong_usage_is_reported_before_anything_is_read(
 def test_csv_with_vectors_is_wrong_usage(file: UpgradedFile, tmp_path: Path) -> None:
     words = ("export-clustering", "latest", tmp_path / "rows.csv", "--model", "Nomic", "--with-vectors")
     assert "a .csv file has no vectors" in refused(file, *words)
-    failed = invoke(file, *words, "--json")
+    failed = invoke(*words, "--json", db=file.path)
     assert json.loads(failed.stdout)["error"]["type"] == "WrongUsage"
 
 

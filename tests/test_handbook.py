@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from panic_tda.cli import handbook, interruption, terminal
 from panic_tda.insight import outlier_scores, step_rows
@@ -22,6 +21,7 @@ from panic_tda.main import main
 from panic_tda.records import ClusteringRecord
 from panic_tda.storage.read import exports
 from panic_tda.storage.schema.tables import Base
+from tests.command_line import invoke, succeed
 from tests.documents import PAGES, README, remove_blocks
 from tests.snapshots import REPOSITORY
 
@@ -158,8 +158,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("handbook") / "sample.sqlite"
     sample = REPOSITORY / "panic_tda" / "sample" / "captions_lsa.parquet"
     for words in (["import-embeddings", str(sample)], ["cluster-embeddings"]):
-        result = CliRunner().invoke(main, [*words, "-q", "--db", str(path)])
-        assert result.exit_code == 0, result.output
+        succeed(*words, "-q", db=path)
     return path
 
 
@@ -206,7 +205,7 @@ def find_keys(data: Any) -> Iterator[str]:
 def test_every_key_of_json_is_explained(line: str, code: int, database: Path, tmp_path: Path) -> None:
     sample = REPOSITORY / "panic_tda" / "sample" / "captions_lsa.parquet"
     words = line.format(sample=sample, folder=tmp_path, database=database).split()
-    result = CliRunner().invoke(main, [*words, "--json", "-q", "--db", str(database)])
+    result = invoke(*words, "--json", "-q", db=database)
     assert result.exit_code == code, result.output
     keys = {*find_keys(json.loads(result.stdout))}
     assert keys

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.main import main
@@ -24,6 +24,7 @@ from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.write import pending
 from panic_tda.wording import shorten_ids
 from tests import processes
+from tests.command_line import fail, invoke, read_json, succeed
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import ODD_TEXTS, FieldSpec, write_field_file
 from tests.snapshots import REPOSITORY, opened, snapshot
@@ -79,29 +80,6 @@ def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.delenv("PANIC_TDA_DB", raising=False)
     monkeypatch.chdir(tmp_path)
-
-
-def invoke(*arguments: object, db: Path | str | None = None, answer: str | None = None, **env: str) -> Result:
-    words = [str(argument) for argument in arguments]
-    if db is not None:
-        words += ["--db", str(db)]
-    result = CliRunner().invoke(main, words, input=answer, env=env)
-    assert "Traceback" not in result.output
-    return result
-
-
-def succeed(*arguments: object, **more: Any) -> Result:
-    result = invoke(*arguments, **more)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def fail(code: int, *arguments: object, **more: Any) -> str:
-    """Run a command that must fail; return its stderr."""
-    result = invoke(*arguments, **more)
-    assert result.exit_code == code, result.output
-    assert result.stderr
-    return result.stderr
 
 
 def fail_as_json(code: int, *arguments: object, **more: Any) -> dict[str, str]:
@@ -203,7 +181,7 @@ def test_cluster_embeddings_clusters_every_model(upgraded: MakeFile) -> None:
 
 def test_cluster_embeddings_prints_json(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
-    data = json.loads(succeed("cluster-embeddings", "--json", db=file.path).stdout)
+    data = read_json("cluster-embeddings", db=file.path)
     assert set(data) == {"results"}
     by_model = {outcome["embedding_model"]: outcome for outcome in data["results"]}
     assert {model: outcome["status"] for model, outcome in by_model.items()} == {
@@ -459,7 +437,7 @@ def test_list_clusterings_prints_a_table(clustered: UpgradedFile) -> None:
 
 
 def test_list_clusterings_prints_json(clustered: UpgradedFile) -> None:
-    data = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
+    data = read_json("list-clusterings", db=clustered.path)
     first = stored(clustered)[0]
     assert [clustering["id"] for clustering in data] == [str(summary.id) for summary in stored(clustered)]
     parameters = first.record.to_json()
@@ -494,7 +472,7 @@ def test_without_clusterings_the_message_names_the_command_that_makes_one(upgrad
     file = upgraded()
     for command in ("list-clusterings", "show-clustering"):
         assert "panic-tda cluster-embeddings" in succeed(command, db=file.path).stdout
-        assert json.loads(succeed(command, "--json", db=file.path).stdout) == []
+        assert read_json(command, db=file.path) == []
 
 
 def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
@@ -510,7 +488,7 @@ def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
     assert "5 older" in lines[-1]
     assert "--limit 0" in lines[-1]
     assert len(succeed("list-clusterings", "--limit", 0, db=file.path).stdout.splitlines()) == 57
-    assert len(json.loads(succeed("list-clusterings", "--limit", 3, "--json", db=file.path).stdout)) == 3
+    assert len(read_json("list-clusterings", "--limit", 3, db=file.path)) == 3
     fail(2, "list-clusterings", "--limit", -1, db=file.path)
 
 
@@ -529,7 +507,7 @@ def test_show_clustering_prints_the_medoids(clustered: UpgradedFile) -> None:
 
 
 def test_show_clustering_prints_json_with_the_medoids(clustered: UpgradedFile) -> None:
-    data = json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout)
+    data = read_json("show-clustering", db=clustered.path)
     assert [row["embedding_model"] for row in data] == ["Nomic", "STSBMpnet"]
     texts = {step.id: step.text for step in clustered.facts.invocations}
     for row in data:
@@ -550,7 +528,7 @@ def test_origins_are_counted_where_quick_or_requested(
     names = ("runs", "prompts", "largest_run_share")
 
     def origins(*words: object) -> list[tuple[Any, ...]]:
-        data = json.loads(succeed("show-clustering", "--json", *words, db=clustered.path).stdout)
+        data = read_json("show-clustering", *words, db=clustered.path)
         return [
             tuple(cluster[name] for name in names)
             for clustering_data in data
@@ -581,7 +559,7 @@ def test_showing_is_bounded_by_default(upgraded: MakeFile) -> None:
     assert f"and {n_clusters - 20} smaller clusters; --limit 0 shows all" in shown
     everything = succeed("show-clustering", "--limit", 0, db=file.path).stdout
     assert everything.count("persistence") == n_clusters
-    data = json.loads(succeed("show-clustering", "--limit", 2, "--json", db=file.path).stdout)
+    data = read_json("show-clustering", "--limit", 2, db=file.path)
     assert len(data[0]["clusters"]) == 2
 
 
@@ -624,7 +602,7 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
         # In a pipe nothing is cut.
         assert "…" not in line
         assert not text.isprintable() or " ".join(text.split()) in line
-        data = json.loads(succeed("show-clustering", "--json", db=file.path).stdout)
+        data = read_json("show-clustering", db=file.path)
         assert data[0]["clusters"][0]["medoid_text"] == text
 
 
@@ -639,7 +617,7 @@ def test_what_older_versions_stored_is_still_listed_and_shown(clustered: Upgrade
     for command in ("list-clusterings", "show-clustering"):
         assert succeed(command, db=clustered.path).stdout.count("Nomic") == 1
     assert "25.00 % of 40 sampled rows" in succeed("show-clustering", db=clustered.path).stdout
-    for clustering in json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout):
+    for clustering in read_json("show-clustering", db=clustered.path):
         assert clustering["parameters"]["nn_descent"] == graph
 
 
@@ -695,7 +673,7 @@ def test_save_pending_saves_pending_results(upgraded: MakeFile) -> None:
     output = succeed("save-pending", db=file.path).stdout
     assert f"Saved clustering {finished.id} of Nomic; 1 embedding has been deleted since" in output
     path = pending.write_pending(file.database, make_finished(ids[:20], seed=4))
-    as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
+    as_json = read_json("save-pending", path, db=file.path)
     assert [row["embedding_model"] for row in as_json["saved"]] == ["Nomic"]
     assert len(stored(file)) == 2
 
@@ -721,7 +699,7 @@ def change(file: UpgradedFile, statement: str) -> None:
 
 def test_doctor_finds_nothing_in_a_sound_database(clustered: UpgradedFile) -> None:
     assert f"{clustered.path}: no findings" in succeed("doctor", db=clustered.path).stdout
-    data = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
+    data = read_json("doctor", db=clustered.path)
     assert data == {"database": str(clustered.path), "findings": [], "unchecked": []}
 
 
@@ -800,7 +778,7 @@ def test_doctor_fix_lists_confirms_and_repairs(clustered: UpgradedFile) -> None:
     assert snapshot(path) == before
     assert succeed("doctor", "--fix", "broken_clustering", "--yes", db=path).stdout.endswith("Deleted 1.\n")
     assert stored(clustered) == []
-    fixed = json.loads(succeed("doctor", "--fix", "--yes", "--json", db=path).stdout)["fixed"]
+    fixed = read_json("doctor", "--fix", "--yes", db=path)["fixed"]
     assert [(finding["kind"], finding["count"], finding["left"]) for finding in fixed] == [
         ("duplicate_embedding", 0, 0),
         ("orphan_assignment", 40, 0),
@@ -888,8 +866,7 @@ def test_models_of_thousands_are_clustered_exactly_by_default(
     # From 2,001 rows on one backend is faster than the other.
     models = ("JinaClip", "Nomic", "STSBMpnet")
     file = upgraded(FieldSpec(runs=0, text_only_runs=6, length=1_000, dimensions=16, text_models=models))
-    result = invoke("cluster-embeddings", "--json", db=file.path)
-    assert result.exit_code == 0, result.stderr
+    result = succeed("cluster-embeddings", "--json", db=file.path)
     outcomes = json.loads(result.stdout)["results"]
     shown = [
         (outcome["embedding_model"], outcome["n_embeddings"], outcome["backend"]) for outcome in outcomes

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from panic_tda import outputs
 from panic_tda.main import main
 from panic_tda.outputs import require_safe_output
 from panic_tda.storage.write import pending
+from tests.command_line import invoke, succeed
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.exported import clustered
 from tests.field_files import FieldSpec, write_field_file
@@ -44,12 +45,6 @@ def umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
-
-
-def invoke(file: UpgradedFile, *words: object) -> Result:
-    result = CliRunner().invoke(main, [*map(str, words), "--db", str(file.path)])
-    assert "Traceback" not in result.output
-    return result
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -84,7 +79,7 @@ def test_no_output_replaces_a_database_or_its_files(
         monkeypatch.chdir(tmp_path / "below")
         target = Path("..") / path.name
     before = contents(tmp_path)
-    result = CliRunner().invoke(main, [*COMMANDS[name], str(target), "--db", str(path)])
+    result = invoke(*COMMANDS[name], target, db=path)
     assert result.exit_code == 2, result.output
     assert kind == "kept result" or str(target) in result.stderr
     assert contents(tmp_path) == before
@@ -103,7 +98,7 @@ def test_no_output_has_the_name_of_a_file_that_sqlite_writes(
     link = tmp_path / "link"
     link.symlink_to(f"{file.path}{end}")
     for target in (f"{file.path}{end}", str(link)):
-        result = invoke(file, *COMMANDS[name], target)
+        result = invoke(*COMMANDS[name], target, db=file.path)
         assert result.exit_code == 2, result.output
         assert f"belongs to the database {file.path}" in result.stderr
     link.unlink()
@@ -147,7 +142,7 @@ def test_no_folder_takes_a_name_that_sqlite_needs(
 
 def test_the_folder_beside_a_database_may_be_named(file: UpgradedFile) -> None:
     folder = f"{file.path}.panic-tda"
-    assert invoke(file, "cluster-embeddings", "--backend", "sklearn", "--work-dir", folder).exit_code == 0
+    succeed("cluster-embeddings", "--backend", "sklearn", "--work-dir", folder, db=file.path)
 
 
 @pytest.mark.parametrize("name", ["report-clustering", "export-clustering", "export-trajectories"])
@@ -157,7 +152,7 @@ def test_a_log_file_is_not_the_output_file(
     output = tmp_path / f"output{ENDS.get(name, '.html')}"
     before = contents(tmp_path)
     for log in spellings(output):
-        result = invoke(file, *COMMANDS[name], output, "--log-file", log)
+        result = invoke(*COMMANDS[name], output, "--log-file", log, db=file.path)
         assert result.exit_code == 2, result.output
         assert f"{log} is the output of this command" in result.stderr
         assert contents(tmp_path) == before
@@ -177,14 +172,14 @@ def test_a_copy_is_not_made_in_its_source_or_beside_it(file: UpgradedFile, tmp_p
     elif kind == "states":
         target = Path(f"{file.path}.panic-tda") / "copy.sqlite"
     before = contents(tmp_path)
-    result = invoke(file, "copy-database", file.path, target)
+    result = invoke("copy-database", file.path, target, db=file.path)
     assert result.exit_code == 2, result.output
     assert contents(tmp_path) == before
 
 
 def test_an_import_makes_no_database_beside_another(file: UpgradedFile, tmp_path: Path) -> None:
     before = contents(tmp_path)
-    result = CliRunner().invoke(main, ["import-embeddings", str(SAMPLE), "--db", f"{file.path}-journal"])
+    result = invoke("import-embeddings", SAMPLE, db=f"{file.path}-journal")
     assert result.exit_code == 2, result.output
     assert contents(tmp_path) == before
 
@@ -198,7 +193,7 @@ def test_the_log_of_an_import_is_not_one_of_its_files(tmp_path: Path) -> None:
     before = contents(tmp_path)
     for named, log in zip((copies[0], folder), copies, strict=True):
         words = ["import-embeddings", str(named), "--db", str(tmp_path / "d.sqlite"), "--log-file", str(log)]
-        result = CliRunner().invoke(main, words)
+        result = invoke(*words)
         assert result.exit_code == 2, result.output
         assert f"{log} is read by this command" in result.stderr
         assert contents(tmp_path) == before
@@ -207,7 +202,7 @@ def test_the_log_of_an_import_is_not_one_of_its_files(tmp_path: Path) -> None:
 def test_the_log_of_a_copy_is_neither_of_its_databases(file: UpgradedFile, tmp_path: Path) -> None:
     for log in (file.path, tmp_path / "copy.sqlite", tmp_path / "copy.sqlite-wal"):
         words = ["copy-database", str(file.path), str(tmp_path / "copy.sqlite"), "--log-file", str(log)]
-        result = CliRunner().invoke(main, words)
+        result = invoke(*words)
         assert result.exit_code == 2, result.output
         assert not (tmp_path / "copy.sqlite").exists()
 
@@ -223,10 +218,9 @@ def test_outputs_are_readable_by_no_more_users_than_the_database(
     file.path.chmod(mode)
     outputs = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in names}
     for name, target in outputs.items():
-        result = invoke(file, *COMMANDS[name], target)
-        assert result.exit_code == 0, result.output
+        succeed(*COMMANDS[name], target, db=file.path)
     copy = tmp_path / "copy.sqlite"
-    assert invoke(file, "copy-database", file.path, copy).exit_code == 0
+    succeed("copy-database", file.path, copy, db=file.path)
     for path in (*outputs.values(), copy):
         assert path.stat().st_mode & 0o777 == 0o600 | (mode & 0o644), path
 
@@ -238,7 +232,7 @@ def test_a_replaced_file_is_readable_by_no_more_users_than_before(file: Upgraded
         target = tmp_path / "rows.csv"
         target.write_text("old")
         target.chmod(before)
-        assert invoke(file, "export-clustering", "latest", target, "--force").exit_code == 0
+        succeed("export-clustering", "latest", target, "--force", db=file.path)
         assert target.stat().st_mode & 0o777 == after
 
 

@@ -7,17 +7,15 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from panic_tda.disk import free_text, make_own_folder
 from panic_tda.errors import NoRoom
 from panic_tda.paths import expand_home
 from panic_tda.wording import format_bytes
-
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
 
 _NOT_RESERVABLE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of file systems that cannot reserve space."""

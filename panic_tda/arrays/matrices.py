@@ -13,6 +13,7 @@ import numpy as np
 
 from panic_tda.errors import BadVectors
 from panic_tda.types import Array
+from panic_tda.wording import first_line
 
 _NUMBERS = "iuf"
 """Kinds of NumPy's types that are accepted: signed and unsigned integers, floats."""
@@ -69,7 +70,7 @@ def _read(vectors: Any) -> Array:
         return np.asarray(vectors)
     except (TypeError, ValueError, RuntimeError) as error:
         if not isinstance(vectors, list | tuple):
-            raise BadVectors(f"{_SHAPE}: {_first_line(error)}") from error
+            raise BadVectors(f"{_SHAPE}: {first_line(error)}") from error
     rows = np.empty(len(vectors), dtype=object)
     for number, row in enumerate(vectors):
         rows[number] = row
@@ -124,7 +125,7 @@ def _as_row(cell: Any, number: int) -> Array:
         if row.dtype.kind == "O" and row.ndim == 1:
             row = np.array([_as_number(value) for value in row], dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        _refuse_row(number, f"is not a vector of numbers: {_first_line(error)}")
+        _refuse_row(number, f"is not a vector of numbers: {first_line(error)}")
     if row.dtype.kind == "O" and not row.ndim:
         _refuse_row(number, f"is missing or not a vector: {_shorten(cell)}")
     if row.dtype.kind not in _NUMBERS:
@@ -158,7 +159,3 @@ def _refuse_row(number: int, fault: str) -> NoReturn:
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"a {type(value).__name__}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,15 +13,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
+from uuid import UUID
 
 import click
 
 from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, get_signal_exit_code, signal_scope
 from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.outputs import create_file, require_safe_output
-from panic_tda.wording import escape_control_characters
+from panic_tda.wording import escape_control_characters, format_utc
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _STOPPED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
@@ -172,7 +175,7 @@ def _make_formatter() -> logging.Formatter:
 
 
 def print_data(data: object) -> None:
-    """Print the result of a command: a str as text, other objects as JSON."""
+    """Print the result of a command: a str as text, other objects as JSON, dataclasses too."""
     if isinstance(data, str):
         print_text(data)
     else:
@@ -186,8 +189,15 @@ def print_text(text: str) -> None:
 
 def print_json(data: object) -> None:
     """Print an object on stdout as JSON."""
-    text = json.dumps(data, indent=2, ensure_ascii=not _supports_unicode(sys.stdout))
+    text = json.dumps(data, indent=2, ensure_ascii=not _supports_unicode(sys.stdout), default=_convert_value)
     _echo(_UNSAFE_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def _convert_value(value: Any) -> Any:
+    """Return a value that JSON can represent: ids and times as text, dataclasses as objects."""
+    if isinstance(value, datetime):
+        return format_utc(value)
+    return str(value) if isinstance(value, UUID) else asdict(value)
 
 
 def _echo(text: str) -> None:

@@ -12,6 +12,7 @@ Modules:
 - `backends`: the contract of a backend, and the backends that use other libraries.
 - `tiled`: our own exact engine; its docstring describes the passes, `tiled.proof` contains the proof.
 - `placement`: chooses the backend, and whether it works on the processor or on a CUDA device.
+- `recording`: the record of a fit.
 - `trees`: operations on spanning trees that several modules need.
 - `geometry`: prepares rows for a metric.
 - `prediction`: assigns new rows to the clusters of a fit.
@@ -39,15 +40,6 @@ from typing import TYPE_CHECKING
 from panic_tda.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.placement import choose_placement as choose_placement
-    from panic_tda.clustering.recipe import cluster_rows as cluster_rows
     from panic_tda.clustering.recipe import hdbscan as hdbscan
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "cluster_rows": "recipe",
-        "hdbscan": "recipe",
-        "choose_placement": "placement",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {"hdbscan": "recipe"})

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.doubts import Doubt, Wording, find_doubts, is_nearly_all, name_setting
 from panic_tda.errors import InvalidParameter
 from panic_tda.parameters import EPSILON, SELECTION_METHODS, ClusteringParameters
-from panic_tda.records import COSINE, EUCLIDEAN, EffectiveParameters
+from panic_tda.records import COSINE, EUCLIDEAN, ClusteringRecord, EffectiveParameters
+from panic_tda.types import SpanningTree
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from panic_tda.records import ClusteringRecord
-    from panic_tda.types import SpanningTree
 
 _EPSILON_FACTORS = (0.9, 1.1, 0.75, 1.25, 0.5, 1.5, 2.0)
 _EPSILONS_FROM_ZERO = (0.1, 0.2)

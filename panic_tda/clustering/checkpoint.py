@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from panic_tda.clustering.state_files import Form, UnusableState, read_state, write_state
 from panic_tda.disk import (
@@ -28,6 +28,7 @@ from panic_tda.disk import (
     require_own_folder,
     sync_folder,
 )
+from panic_tda.types import Array
 from panic_tda.wording import format_bytes
 
 try:
@@ -35,8 +36,6 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-if TYPE_CHECKING:
-    from panic_tda.types import Array
 
 SAVE_SECONDS = 60.0
 """Least time between two saved states, in seconds. A kill loses at most this time and that of one save."""

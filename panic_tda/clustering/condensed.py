@@ -8,17 +8,14 @@ reused when one tree is cut many times.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.trees import find
 from panic_tda.errors import PanicTdaError
-from panic_tda.types import SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import FloatArray, IntArray, SpanningTree
 
 ROOT = 0
 """Number of the condensed tree's root, which contains all rows."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,10 +19,7 @@ from panic_tda.clustering.condensed import (
 )
 from panic_tda.clustering.hierarchy import FlatClusters, choose_clusters
 from panic_tda.records import EffectiveParameters
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import Int32Array, IntArray
+from panic_tda.types import OUTLIER, Int32Array, IntArray, SpanningTree
 
 Outcome = TypeVar("Outcome")
 
@@ -113,5 +110,5 @@ def _condense(linkage: SingleLinkageTree, size: int, tolerance: float) -> Conden
 
 def _extract(condensed: CondensedTree | None, setting: EffectiveParameters, n: int) -> FlatClusters:
     if condensed is None:
-        return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
+        return FlatClusters.without_clusters(n)
     return choose_clusters(condensed, setting)

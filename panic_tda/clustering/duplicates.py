@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays import rows
 from panic_tda.arrays.namespace import namespace, to_host
-from panic_tda.types import NeighbourLists, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, BoolArray, FloatArray, IntArray
+from panic_tda.types import Array, BoolArray, FloatArray, IntArray, NeighbourLists, SpanningTree
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,16 @@ scaled back, which rounds nothing.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from panic_tda.arrays.frames import Frame, centre_rows
 from panic_tda.arrays.rows import normalise
+from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.parameters import EUCLIDEAN_FLOOR
-from panic_tda.records import COSINE
-
-if TYPE_CHECKING:
-    from panic_tda.clustering.backends.base import FitOptions
-    from panic_tda.records import EffectiveParameters
-    from panic_tda.types import Array, SpanningTree
+from panic_tda.records import COSINE, EffectiveParameters
+from panic_tda.types import Array, SpanningTree
 
 
 def row_type(metric: str) -> type[np.floating[Any]]:

@@ -17,18 +17,15 @@ https://doi.org/10.1109/MFI49285.2020.9235263
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.condensed import ROOT, CondensedTree, build_single_linkage, condense_tree
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.records import EffectiveParameters
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.records import EffectiveParameters
+from panic_tda.types import OUTLIER, BoolArray, FloatArray, IntArray, SpanningTree
 
 STABILITY_TOLERANCE = 1e-9
 """Children replace their parent if their stability exceeds the parent's by more than this share of it.
@@ -57,6 +54,11 @@ class FlatClusters:
     probabilities: FloatArray
     persistence: FloatArray
     root_selected: bool = False
+
+    @classmethod
+    def without_clusters(cls, n: int) -> Self:
+        """Return the result of `n` rows that are all outliers."""
+        return cls(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
 
 
 def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters:
@@ -102,11 +104,26 @@ def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> Fla
     """
     n = len(tree.height) + 1
     if n < max(2, parameters.min_cluster_size):
-        return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
+        return FlatClusters.without_clusters(n)
     linkage = build_single_linkage(tree, parameters.distance_floor)
     return choose_clusters(
         condense_tree(linkage, parameters.min_cluster_size, tree.tie_tolerance), parameters
     )
+
+
+def relabel_by_size(flat: FlatClusters) -> FlatClusters:
+    """Number clusters by size, the largest first; of equally large ones, that with the smallest row first."""
+    n_clusters = len(flat.persistence)
+    members = np.flatnonzero(flat.labels != OUTLIER)
+    sizes = np.bincount(flat.labels[members], minlength=n_clusters)
+    smallest = np.full(n_clusters, len(flat.labels))
+    np.minimum.at(smallest, flat.labels[members], members)
+    order = np.lexsort((smallest, -sizes))
+    number = np.empty(n_clusters, dtype=np.int64)
+    number[order] = np.arange(n_clusters)
+    labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
+    labels[members] = number[flat.labels[members]]
+    return replace(flat, labels=labels, persistence=flat.persistence[order])
 
 
 def choose_clusters(condensed: CondensedTree, parameters: EffectiveParameters) -> FlatClusters:

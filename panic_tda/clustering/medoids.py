@@ -7,15 +7,12 @@ of its cluster, and no distance between two members is computed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace
 from panic_tda.arrays.rows import chunks
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
+from panic_tda.records import COSINE
+from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 TIE_TOLERANCE = 1e-9
 """Scores that differ by less, relative to the cluster's weight, count as equal.
@@ -24,13 +21,16 @@ The same products computed in other chunks differ by less than this.
 """
 
 
-def find_medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_clusters: int) -> dict[int, int]:
-    """Find the medoid of every cluster.
+def find_medoids(
+    vectors: Array, labels: IntArray, weights: FloatArray, n_clusters: int, metric: str = COSINE
+) -> dict[int, int]:
+    """Find the medoid of every cluster, the member with the smallest weighted sum of distances.
 
     Parameters
     ----------
     vectors : (n, d) float32
-        Unit rows, as a NumPy or a CuPy array, which is processed in the memory that holds it.
+        Unit rows, as a NumPy or a CuPy array, which is processed in the memory that holds it. For the metric
+        euclidean, rows of float64 in host memory.
     labels : (n,) int64
         Cluster of each row, 0 to n_clusters - 1, or `OUTLIER`; in host memory.
     weights : (n,) float64
@@ -38,12 +38,15 @@ def find_medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_cluste
         memory. Zeros are allowed, even for all members of a cluster.
     n_clusters : int
         Number of clusters.
+    metric : {"cosine", "euclidean"}
+        Distance of two rows.
 
     Returns
     -------
     dict of int to int
-        Row of the medoid by label. It is the first member whose score differs from the best by at most
-        `TIE_TOLERANCE` times the cluster's weight.
+        Row of the medoid by label. With cosine, it is the first member whose score differs from the best by
+        at most `TIE_TOLERANCE` times the cluster's weight; with euclidean, the first member whose sum is at
+        most `1 + TIE_TOLERANCE` times the smallest one.
 
     Raises
     ------
@@ -52,17 +55,27 @@ def find_medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_cluste
 
     Notes
     -----
-    Takes O(n·d) time, in two passes over the rows, and 24 bytes of memory per row and a few chunks (1 MiB in
-    host memory, 64 MiB on a GPU). Sums and products are in float64.
+    Cosine takes O(n·d) time, in two passes over the rows, and 24 bytes of memory per row and a few chunks
+    (1 MiB in host memory, 64 MiB on a GPU). Sums and products are in float64.
+
+    With euclidean, members are tried by ascending distance from the cluster's mean. By the triangle
+    inequality, the sum of a member j is at least |W·d(i, j) - S_i| for a sum S_i that is known and the total
+    weight W, which rules out most members in few dimensions [1]_. In many dimensions the time grows with the
+    square of the cluster.
+
+    References
+    ----------
+    .. [1] Newling, Fleuret (2017). A sub-quadratic exact medoid algorithm. AISTATS 2017.
+       https://proceedings.mlr.press/v54/newling17a.html
     """
+    find = _find_medoid if metric == COSINE else _find_euclidean_medoid
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(n_clusters + 1))
     empty = np.flatnonzero(np.diff(bounds) == 0)
     if len(empty):
         raise ValueError(f"every cluster must have rows; cluster {empty[0]} has none")
     return {
-        label: _find_medoid(vectors, order[bounds[label] : bounds[label + 1]], weights)
-        for label in range(n_clusters)
+        label: find(vectors, order[bounds[label] : bounds[label + 1]], weights) for label in range(n_clusters)
     }
 
 
@@ -79,43 +92,6 @@ def _find_medoid(vectors: Array, rows: IntArray, weights: FloatArray) -> int:
     )
     threshold = xp.max(scores) - TIE_TOLERANCE * float(weights[rows].sum())
     return int(rows[int(xp.argmax(scores >= threshold))])
-
-
-def find_euclidean_medoids(
-    vectors: FloatArray, labels: IntArray, weights: FloatArray, n_clusters: int
-) -> dict[int, int]:
-    """Find the member of every cluster with the smallest weighted sum of distances to the members.
-
-    Parameters
-    ----------
-    vectors : (n, d) float64
-        Rows in host memory.
-    labels, weights, n_clusters
-        As for `find_medoids`.
-
-    Returns
-    -------
-    dict of int to int
-        Row of the medoid by label: the first member whose sum is at most `1 + TIE_TOLERANCE` times the
-        smallest one.
-
-    Notes
-    -----
-    Members are tried by ascending distance from the cluster's mean. By the triangle inequality, the sum of a
-    member j is at least |W·d(i, j) - S_i| for a sum S_i that is known and the total weight W, which rules out
-    most members in few dimensions [1]_. In many dimensions the time grows with the square of the cluster.
-
-    References
-    ----------
-    .. [1] Newling, Fleuret (2017). A sub-quadratic exact medoid algorithm. AISTATS 2017.
-       https://proceedings.mlr.press/v54/newling17a.html
-    """
-    order = np.argsort(labels, kind="stable")
-    bounds = np.searchsorted(labels[order], np.arange(n_clusters + 1))
-    return {
-        label: _find_euclidean_medoid(vectors, order[bounds[label] : bounds[label + 1]], weights)
-        for label in range(n_clusters)
-    }
 
 
 def _find_euclidean_medoid(vectors: FloatArray, rows: IntArray, weights: FloatArray) -> int:

@@ -34,7 +34,7 @@ References
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
@@ -42,12 +42,7 @@ from panic_tda.arrays.mapped import new_array
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
-from panic_tda.types import NeighbourLists, SpanningTree
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from panic_tda.types import FloatArray, Int32Array, IntArray
+from panic_tda.types import FloatArray, Int32Array, IntArray, NeighbourLists, SpanningTree
 
 _LEAST_EDGES = 1 << 16
 """Smallest number of edges of the lists that are added to the forest at once."""

@@ -13,8 +13,9 @@ tile; only the pairs that may decide are kept, so that memory does not grow with
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,13 +24,8 @@ from panic_tda.arrays.rows import slices
 from panic_tda.clustering.condensed import ROOT, CondensedTree, build_single_linkage, condense_tree
 from panic_tda.clustering.duplicates import find_distinct, keep_distinct
 from panic_tda.clustering.hierarchy import densest_levels, mark_chosen, nearest_chosen
-from panic_tda.types import OUTLIER, Clustering
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from panic_tda.records import ClusteringRecord
-    from panic_tda.types import Array, FloatArray, IntArray
+from panic_tda.records import ClusteringRecord
+from panic_tda.types import OUTLIER, Array, Clustering, FloatArray, IntArray
 
 QUERY_ROWS = 2_048
 """New rows that are compared with all rows of the fit at once."""

@@ -10,16 +10,13 @@ References
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from panic_tda import parameters, records
 from panic_tda.arrays import device
@@ -27,31 +24,24 @@ from panic_tda.arrays.matrices import as_matrix
 from panic_tda.clustering import backends, geometry, hierarchy, phases
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
-from panic_tda.clustering.cuts import count_rows
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
+from panic_tda.clustering.executor import Executor
 from panic_tda.clustering.hierarchy import FlatClusters
-from panic_tda.clustering.medoids import find_euclidean_medoids, find_medoids
+from panic_tda.clustering.medoids import find_medoids
 from panic_tda.clustering.neighbour_graph import empty_lists, lower_min_samples
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement
+from panic_tda.clustering.recording import add_seconds, build_record, collect_versions, count_clusters
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.kernel_cache import translate_cache_errors
+from panic_tda.doubts import Wording
 from panic_tda.errors import BackendFailure
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.records import ClusteringRecord, EffectiveParameters
-from panic_tda.types import OUTLIER, Clustering, SpanningTree
+from panic_tda.types import Array, Clustering, Float32Array, FloatArray, IntArray, SpanningTree
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from panic_tda.clustering.executor import Executor
-    from panic_tda.doubts import Wording
-    from panic_tda.types import Array, Float32Array, FloatArray, IntArray
-
-_VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _HIERARCHY_ONLY = "sklearn"
 """A backend without compiled functions of its own."""
-_VERSIONED_IF_LOADED = ("cupy", "cuml")
 
 
 def hdbscan(
@@ -243,20 +233,19 @@ def cluster_rows(
     graph = tree if tree is not None and tree.neighbours is not None else None
     if graph is not None:
         tree = lower_min_samples(graph, effective.min_samples, effective.distance_floor)
-    flat = relabel_by_size(_extract_clusters(tree, n, effective))
+    # Without a tree, all rows are outliers.
+    flat = FlatClusters.without_clusters(n) if tree is None else hierarchy.extract_clusters(tree, effective)
+    flat = hierarchy.relabel_by_size(flat)
     fitted = time.monotonic()
 
     progress.phase(phases.MEDOIDS)
     rows = rows if backend.weighted else keep_distinct(vectors, distinct)
     medoids = _find_medoids(rows, distinct, flat, requested.metric)
-    seconds = {"fit": fitted - began, "medoids": time.monotonic() - fitted}
-    about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
-    about["metric"] = requested.metric
-    record = _build_record(effective, backend, distinct, flat, tree=tree, about=about)
-    if graph is not None:
-        record = replace(record, keep_neighbours=options.tree_min_samples)
-    clustering = _build_clustering(flat, distinct, medoids, record=record, tree=tree)
-    return replace(clustering, graph=graph)
+    about = add_seconds(about, compile=compiling, fit=fitted - began, medoids=time.monotonic() - fitted)
+    largest = None if graph is None else options.tree_min_samples
+    about |= {"metric": requested.metric, "keep_neighbours": largest}
+    record = build_record(effective, backend, distinct, flat, tree=tree, about=about)
+    return _build_clustering(flat, distinct, medoids, record=record, tree=tree, graph=graph)
 
 
 def recut_rows(
@@ -294,7 +283,7 @@ def recut_rows(
     compiling = compile_kernels(backends.get_backend(_HIERARCHY_ONLY), progress)
     began = time.monotonic()
     progress.phase(phases.HIERARCHY)
-    flat = relabel_by_size(_extract_clusters(tree, len(vectors), effective))
+    flat = hierarchy.relabel_by_size(hierarchy.extract_clusters(tree, effective))
     cut = time.monotonic()
     progress.phase(phases.MEDOIDS)
     metric = source.metric or records.COSINE
@@ -302,16 +291,13 @@ def recut_rows(
     geometry.prepare_rows(vectors, metric)
     distinct = find_distinct(vectors)
     medoids = _find_medoids(keep_distinct(vectors, distinct), distinct, flat, metric)
-    seconds = {"cut": cut - began, "medoids": time.monotonic() - cut}
-    about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
-    counts = _count_clusters(effective, flat)
     record = replace(
         source,
         **asdict(effective),
-        **counts,
-        versions=_collect_versions(),
+        **count_clusters(effective, flat),
+        versions=collect_versions(),
         keep_neighbours=None,
-        **about,
+        **add_seconds(about, compile=compiling, cut=cut - began, medoids=time.monotonic() - cut),
     )
     return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
@@ -330,23 +316,7 @@ def find_medoid(vectors: Float32Array, probabilities: FloatArray, metric: str = 
     """
     rows = geometry.convert_rows(vectors, metric)
     geometry.prepare_rows(rows, metric)
-    find = find_medoids if metric == records.COSINE else find_euclidean_medoids
-    return find(rows, np.zeros(len(rows), dtype=np.int64), probabilities, 1)[0]
-
-
-def relabel_by_size(flat: FlatClusters) -> FlatClusters:
-    """Number clusters by size, the largest first; of equally large ones, that with the smallest row first."""
-    n_clusters = len(flat.persistence)
-    members = np.flatnonzero(flat.labels != OUTLIER)
-    sizes = np.bincount(flat.labels[members], minlength=n_clusters)
-    smallest = np.full(n_clusters, len(flat.labels))
-    np.minimum.at(smallest, flat.labels[members], members)
-    order = np.lexsort((smallest, -sizes))
-    number = np.empty(n_clusters, dtype=np.int64)
-    number[order] = np.arange(n_clusters)
-    labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
-    labels[members] = number[flat.labels[members]]
-    return replace(flat, labels=labels, persistence=flat.persistence[order])
+    return find_medoids(rows, np.zeros(len(rows), dtype=np.int64), probabilities, 1, metric)[0]
 
 
 def _build_spanning_tree(
@@ -366,21 +336,12 @@ def _build_spanning_tree(
     return backend.fit(rows, np.ones(n, dtype=np.int64), options)
 
 
-def _extract_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParameters) -> FlatClusters:
-    """Extract clusters from the tree; without a tree, all rows are outliers."""
-    if tree is None:
-        return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
-    return hierarchy.extract_clusters(tree, effective)
-
-
-def _find_medoids(
-    rows: Array, distinct: DistinctRows, flat: FlatClusters, metric: str = records.COSINE
-) -> dict[int, int]:
+def _find_medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters, metric: str) -> dict[int, int]:
     # Copies have the same label and probability, so a distinct row has the summed weight of its copies.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    find = find_medoids if metric == records.COSINE else find_euclidean_medoids
-    medoids = find(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
+    n_clusters = len(flat.persistence)
+    medoids = find_medoids(rows, labels, weights.astype(np.float64, copy=False), n_clusters, metric)
     return {label: int(distinct.first[row]) for label, row in medoids.items()}
 
 
@@ -391,6 +352,7 @@ def _build_clustering(
     *,
     record: ClusteringRecord,
     tree: SpanningTree | None,
+    graph: SpanningTree | None = None,
 ) -> Clustering:
     return Clustering(
         labels=flat.labels,
@@ -400,66 +362,5 @@ def _build_clustering(
         medoid_copies={label: int(distinct.counts[distinct.inverse[row]]) for label, row in medoids.items()},
         record=record,
         tree=tree,
+        graph=graph,
     )
-
-
-@cache
-def _read_installed_versions() -> dict[str, str]:
-    """Return the versions of installed packages; cached, because each is read from a long file."""
-    versions = {}
-    for name in _VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def _build_record(
-    effective: EffectiveParameters,
-    backend: Backend,
-    distinct: DistinctRows,
-    flat: FlatClusters,
-    *,
-    tree: SpanningTree | None,
-    about: Mapping[str, Any],
-) -> ClusteringRecord:
-    checked = None if tree is None else tree.improving_edges
-    return ClusteringRecord(
-        **asdict(effective),
-        backend=backend.name,
-        exact=backend.exact,
-        n_embeddings=len(distinct.inverse),
-        n_unique=len(distinct.first),
-        **_count_clusters(effective, flat),
-        versions=_collect_versions(),
-        lighter_edge_share=None if checked is None else checked.share,
-        lighter_edge_sample=None if checked is None else checked.sample,
-        **about,
-    )
-
-
-def _add_seconds(about: Mapping[str, Any] | None, seconds: dict[str, float]) -> dict[str, Any]:
-    """Add the seconds of this module's stages to those of earlier stages."""
-    about = about or {}
-    return {**about, "seconds": about.get("seconds", {}) | seconds}
-
-
-def _count_clusters(effective: EffectiveParameters, flat: FlatClusters) -> dict[str, Any]:
-    """Return the fields of `ClusteringRecord` that count clusters and rows."""
-    cut = count_rows(effective, flat)
-    return {
-        "n_clusters": cut.n_clusters,
-        "n_outliers": cut.n_outliers,
-        "root_selected": cut.root_selected,
-        "largest_cluster_size": cut.largest,
-    }
-
-
-def _collect_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()} | _read_installed_versions()
-    # The name of their distribution depends on the CUDA version; if they are not loaded, they were not used.
-    for name in _VERSIONED_IF_LOADED:
-        if name in sys.modules:
-            versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
-    return versions

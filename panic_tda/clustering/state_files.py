@@ -13,15 +13,13 @@ import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace
 from panic_tda.arrays.rows import slices
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array
+from panic_tda.types import Array
 
 _MARK = b"panic-tda state\n"
 _LENGTH_BYTES, _DIGEST_BYTES = 8, 32

@@ -17,15 +17,13 @@ References
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace
 from panic_tda.clustering.compiled import compiled
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
+from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
 
 
 class Edges(NamedTuple):

@@ -53,9 +53,7 @@ def assign_embeddings(
             progress=progress,
         )
     terminal.print_data(
-        rendering.assignments_json(outcomes)
-        if as_json
-        else rendering.assignments_text(outcomes, common.table_width())
+        {"results": outcomes} if as_json else rendering.assignments_text(outcomes, common.table_width())
     )
     if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)

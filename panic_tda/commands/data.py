@@ -135,7 +135,8 @@ def import_embeddings(
             skip_invalid=skip_invalid,
             progress=progress,
         )
-    terminal.print_data(rendering.import_json(summary) if as_json else rendering.import_text(summary))
+    counts = vars(summary) | {"n_present": summary.n_present}
+    terminal.print_data(counts if as_json else rendering.import_text(summary))
 
 
 @options.command("doctor", example="doctor --db trajectory_data.sqlite")
@@ -178,9 +179,7 @@ def _check_environment(*, as_json: bool) -> None:
         backends=backends.unavailable_reasons(), sqlite=sqlite_version(), kernel=describe_kernel()
     )
     terminal.print_data(
-        rendering.environment_json(environment)
-        if as_json
-        else rendering.environment_text(environment, common.table_width())
+        environment if as_json else rendering.environment_text(environment, common.table_width())
     )
 
 
@@ -191,11 +190,7 @@ def _check_database(database: str, kinds: tuple[str, ...], *, limit: int, as_jso
 
     with display.make_progress(ended=logging.DEBUG) as progress:
         examined = examine_database(open_database(database), kinds, limit=limit, progress=progress)
-    terminal.print_data(
-        rendering.examination_json(examined)
-        if as_json
-        else rendering.examination_text(examined, common.table_width())
-    )
+    terminal.print_data(examined if as_json else rendering.examination_text(examined, common.table_width()))
     if examined.findings:
         sys.exit(terminal.EXIT_FAILED)
 
@@ -240,4 +235,4 @@ def copy_database(database: str, source: str, target: str, as_json: bool) -> Non
 
     with display.make_progress() as progress:
         summary = copy(source, target, progress=progress)
-    terminal.print_data(rendering.copy_json(summary) if as_json else rendering.copy_text(summary))
+    terminal.print_data(summary if as_json else rendering.copy_text(summary))

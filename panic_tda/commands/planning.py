@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,7 @@ from panic_tda import parameters
 from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
-
-if TYPE_CHECKING:
-    from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import ClusteringParameters
 
 _workers = functools.partial(option, section="Clustering shared by workers")
 _clustering = functools.partial(option, section="Settings of cluster-embeddings")

@@ -9,18 +9,17 @@ from typing import Any
 
 import click
 
+from panic_tda import parameters
 from panic_tda.cli import browser, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.wording import pluralize
-
-N_LABELS, WIDTH, MAP_ROWS = 30, 7.2, 50_000
 
 _log = logging.getLogger(__name__)
 _model = options.model("Use the latest clustering of this embedding model.")
 _map_rows = option(
     "--map-rows",
     type=click.IntRange(min=1),
-    default=MAP_ROWS,
+    default=parameters.MAP_ROWS,
     show_default=True,
     help="Largest number of embeddings on the map; medoids are added.",
 )
@@ -91,7 +90,7 @@ def report_clustering(
 @option(
     "--labels",
     type=click.IntRange(0, 100),
-    default=N_LABELS,
+    default=parameters.N_LABELS,
     show_default=True,
     help="Number of the largest clusters that get a label, their medoid's text.",
 )
@@ -106,7 +105,7 @@ def report_clustering(
 @option(
     "--width",
     type=click.FloatRange(2, 40),
-    default=WIDTH,
+    default=parameters.FIGURE_WIDTH,
     show_default=True,
     help="Width and height in inches. A journal's column (3.5) has room for about 10 labels.",
 )

@@ -171,4 +171,4 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
     from panic_tda.storage.write import recovery
 
     saved = recovery.save_pending(database, files)
-    terminal.print_data(rendering.saved_json(saved) if as_json else rendering.saved_text(saved))
+    terminal.print_data({"saved": saved} if as_json else rendering.saved_text(saved))

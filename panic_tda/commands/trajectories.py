@@ -6,11 +6,10 @@ import logging
 
 import click
 
+from panic_tda import parameters
 from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
-
-GROUPINGS = ("network", "prompt", "model", "t2i", "i2t", "network,prompt")
 
 
 @options.command("show-trajectories", example="show-trajectories latest --model MiniLM --by network,prompt")
@@ -18,8 +17,8 @@ GROUPINGS = ("network", "prompt", "model", "t2i", "i2t", "network,prompt")
 @options.model("Use the latest clustering of this embedding model.")
 @option(
     "--by",
-    type=click.Choice(GROUPINGS),
-    default=GROUPINGS[0],
+    type=click.Choice(parameters.GROUPINGS),
+    default=parameters.GROUPINGS[0],
     show_default=True,
     help="Group the runs; model is the model that generated the embedded outputs; t2i and i2t are the "
     "text-to-image and the image-to-text models of the network.",

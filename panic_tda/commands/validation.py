@@ -6,11 +6,10 @@ import logging
 
 import click
 
+from panic_tda import parameters
 from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
-
-RESAMPLES = 20
 
 _limit = options.limit(20, "Largest number of rows in the text; 0 shows all.")
 
@@ -21,7 +20,7 @@ _limit = options.limit(20, "Largest number of rows in the text; 0 shows all.")
 @option(
     "--resamples",
     type=click.IntRange(min=2),
-    default=RESAMPLES,
+    default=parameters.STABILITY_RESAMPLES,
     show_default=True,
     help="Number of samples of runs; each sample is clustered.",
 )

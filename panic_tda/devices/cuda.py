@@ -12,7 +12,7 @@ from functools import cache
 
 from panic_tda.devices import kernel_cache
 from panic_tda.errors import InvalidParameter
-from panic_tda.wording import install_extra
+from panic_tda.wording import first_line, install_extra
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 INSTALL = f"{install_extra('cuda13')} (or '.[cuda12]', by the driver's CUDA version)"
@@ -77,7 +77,7 @@ def _explain_missing_cuda() -> str | None:
             remedy = "install or update the NVIDIA driver, or install the extra of an older CUDA"
         if kernel_cache.is_cache_error(error):
             remedy = kernel_cache.REMEDY
-        return f"no CUDA device can be used ({_first_line(error)}); {remedy}"
+        return f"no CUDA device can be used ({first_line(error)}); {remedy}"
     return None if count else "CUDA sees no device; see nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 
@@ -171,7 +171,3 @@ def _format_version(number: int) -> str:
 
 def _join(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,25 +16,3 @@ To read another format, add a file here. To write another one, add a function to
 Terms: a *batch* is some thousand rows of one embedding model. A *run* is identified by its name, seed,
 network and prompt, and in a *dump* by its id.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from panic_tda.lazy import lazy_exports
-
-if TYPE_CHECKING:
-    from panic_tda.files.column_choice import Columns as Columns
-    from panic_tda.files.exporting import export_clustering as export_clustering
-    from panic_tda.files.importing import import_embeddings as import_embeddings
-    from panic_tda.files.importing import sample_files as sample_files
-
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "Columns": "column_choice",
-        "export_clustering": "exporting",
-        "import_embeddings": "importing",
-        "sample_files": "importing",
-    },
-)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -56,10 +56,6 @@ class ArrowFile:
     _read: Callable[[Path, list[str], int], Iterator[pa.RecordBatch]]
     format: str = PARQUET_OR_ARROW
     names: Mapping[str, str | None] = field(default_factory=dict)
-
-    def with_names(self, names: Mapping[str, str | None]) -> ArrowFile:
-        """Return the same file with other names for its columns."""
-        return replace(self, names=names)
 
     def stored_name(self, name: str) -> str | None:
         """Return the name in the file of the column that is read under a name, or None if there is none."""

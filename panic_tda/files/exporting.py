@@ -23,8 +23,9 @@ from panic_tda.files.replacing import replacing, require_place
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.exports import RowStream, open_rows
+from panic_tda.storage.read.exports import open_rows
 from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.row_streams import RowStream
 
 GROUP_ROWS = 100_000
 GROUP_BYTES = 32 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from panic_tda.disk import require_regular_file
@@ -49,4 +50,4 @@ def open_table(path: Path, names: dict[str, str | None], texts: TextsFile | None
         return open_csv(path, names)
     if form is formats.NDJSON:
         return open_ndjson(path, names)
-    return open_arrow_file(path).with_names(names)
+    return replace(open_arrow_file(path), names=names)

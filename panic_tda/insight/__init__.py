@@ -8,12 +8,12 @@ Settings
     clusterings (`agreement` has the indices), `merges` lists where clusters join, `stability` refits samples
     of runs.
 Rows
-    `density` examines outliers, `outlier_scores` grades them, `layout` places rows on a map (`umap_loops`
-    keeps compiled code of umap-learn), `keywords` and `origins` describe clusters.
+    `density` examines outliers (with `text_notes`), `outlier_scores` grades them, `layout` places rows on a
+    map (`umap_loops` keeps compiled code of umap-learn), `keywords` and `origins` describe clusters.
 Runs
     `trajectories` studies runs, `step_rows` lists their steps. Below them: `milestones` (a state for each
     step), `branches`, `dwell`, `memoryless`, `recurrence`, `run_groups`, `intervals` and `differences`.
     `dynamics`, `markov` and `divergence` (with `relaxation`) describe how runs move.
 Plans
-    `planning` estimates time (`costs`) and memory (`memory`) before anything is clustered.
+    `planning` estimates time (`costs`) and memory (`memory`) before anything is clustered, as `plans`.
 """

@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 
+from panic_tda.arrays.frames import Frame
 from panic_tda.arrays.rows import has_direction, slices
 from panic_tda.clustering import geometry
 from panic_tda.clustering.prediction import QUERY_ROWS, Predictor, build_predictor
@@ -38,9 +39,6 @@ from panic_tda.storage.read.results import ClusteringSummary, find_clusterings
 from panic_tda.storage.write.predictions import save_predictions
 from panic_tda.types import ASSIGNED, FAILED, OUTLIER, Clustering
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from panic_tda.arrays.frames import Frame
 
 _log = logging.getLogger(__name__)
 

@@ -17,19 +17,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from panic_tda.clustering import backends, phases
 from panic_tda.clustering.geometry import convert_rows
+from panic_tda.clustering.placement import Placement
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.machine import available_cores
-
-if TYPE_CHECKING:
-    from panic_tda.clustering.placement import Placement
-    from panic_tda.parameters import ClusteringParameters
-    from panic_tda.progress import Progress
-    from panic_tda.types import Float32Array
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.progress import Progress
+from panic_tda.types import Float32Array
 
 _DEVICE_ROWS, _MATRIX_ROWS, _ROWS_OF_A_CORE = 65_536, 4_096, 11_585
 """Rows that are measured: on a device; with a matrix of distances; and for the tiled engine on the host,

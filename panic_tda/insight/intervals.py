@@ -13,17 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from panic_tda.arrays.rows import slices
 from panic_tda.types import BoolArray, FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 N_RESAMPLES = 1_000
 _ENDS = 0.025, 0.975

@@ -19,6 +19,7 @@ import pyarrow as pa
 from panic_tda.clustering.duplicates import find_distinct
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.umap_loops import keep_compiled
+from panic_tda.parameters import MAP_ROWS
 from panic_tda.progress import Progress, Silent
 from panic_tda.records import require_cosine
 from panic_tda.storage.database import Database
@@ -26,7 +27,6 @@ from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.types import Float32Array, IntArray
 
-N_ROWS = 50_000
 NEIGHBOURS = 15
 """Number of neighbours of each row in UMAP, including the row itself. With no more rows than that PCA is
 used."""
@@ -62,7 +62,7 @@ def read_map(
     database: Database,
     source: ClusteringSummary,
     *,
-    n_rows: int = N_ROWS,
+    n_rows: int = MAP_ROWS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Map:

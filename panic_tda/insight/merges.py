@@ -45,10 +45,6 @@ class Merge:
     b: int
     n_clusters: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -67,10 +63,6 @@ class Layer:
     min_cluster_size: int
     n_clusters: int
     persistence: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -93,11 +85,7 @@ class TreeMerges:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `show-merges --json` prints, of plain values."""
-        return {
-            "clustering": str(self.clustering),
-            "merges": [item.to_dict() for item in self.merges],
-            "layers": [item.to_dict() for item in self.layers],
-        }
+        return asdict(self) | {"clustering": str(self.clustering)}
 
 
 def read_merges(

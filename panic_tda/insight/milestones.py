@@ -9,17 +9,13 @@ transitions are those of a core-set Markov model (Schütte, Noé, Lu, Sarich and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from panic_tda.errors import InvalidParameter
 from panic_tda.storage.read.trajectories import RunSteps
 from panic_tda.types import OUTLIER, BoolArray, IntArray
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 CORE, TRANSIT, ENTERING = 0, 1, 2
 FLAGS = ("core", "transit", "entering")

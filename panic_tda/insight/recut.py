@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.recipe import recut_rows
 from panic_tda.doubts import Wording
 from panic_tda.errors import InvalidParameter
-from panic_tda.parameters import DISTANCE_FLOOR, ClusteringParameters, validate_memory_limit
+from panic_tda.parameters import ClusteringParameters, validate_memory_limit
 from panic_tda.progress import Prefixed, Progress, Silent
-from panic_tda.records import COSINE, ClusteringRecord, EffectiveParameters
+from panic_tda.records import ClusteringRecord, EffectiveParameters
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.neighbour_graphs import explain_missing
@@ -23,8 +22,6 @@ from panic_tda.storage.schema.tables import utc_now
 from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_write_pending
 from panic_tda.types import UNCHANGED, ModelOutcome
 from panic_tda.wording import pluralize
-
-Value = TypeVar("Value")
 
 _log = logging.getLogger(__name__)
 
@@ -60,30 +57,15 @@ class Changes:
         InvalidParameter
             A value outside its range, or a `min_samples` for which no neighbours are stored.
         """
-        min_samples = _choose_value(self.min_samples, source.min_samples)
-        _require_neighbours(min_samples, source)
-        stored = _drop_ineffective(
-            replace(
-                source,
-                cluster_selection_epsilon=_choose_value(self.epsilon, source.cluster_selection_epsilon),
-                cluster_selection_method=_choose_value(
-                    self.selection_method, source.cluster_selection_method
-                ),
-            )
-        )
-        metric = source.metric or COSINE
-        effective = ClusteringParameters(
-            epsilon=stored.cluster_selection_epsilon,
-            min_cluster_size=_choose_value(self.min_cluster_size, source.min_cluster_size),
-            min_samples=min_samples,
-            allow_single_cluster=_choose_value(self.allow_single_cluster, stored.allow_single_cluster),
-            selection_method=stored.cluster_selection_method,
-            max_cluster_size=_choose_value(self.max_cluster_size, stored.max_cluster_size) or None,
-            distance_floor=source.distance_floor if metric == COSINE else DISTANCE_FLOOR,
-            metric=metric,
-        ).resolve(source.n_embeddings)
-        # The floor of Euclidean distances depends on the rows.
-        return replace(effective, distance_floor=source.distance_floor)
+        changes = {name: value for name, value in vars(self).items() if value is not None}
+        _require_neighbours(changes.get("min_samples", source.min_samples), source)
+        epsilon = changes.get("epsilon", source.cluster_selection_epsilon)
+        method = changes.get("selection_method", source.cluster_selection_method)
+        stored = replace(source, cluster_selection_epsilon=epsilon, cluster_selection_method=method)
+        stored = _drop_ineffective(stored)
+        changes["max_cluster_size"] = changes.get("max_cluster_size", stored.max_cluster_size) or None
+        requested = ClusteringParameters.of(stored, **changes, backend="auto")
+        return replace(requested.resolve(source.n_embeddings), distance_floor=source.distance_floor)
 
 
 def _require_neighbours(min_samples: int, source: ClusteringRecord) -> None:
@@ -157,7 +139,7 @@ def recut_clustering(
         validate_memory_limit(memory_limit)
     database = open_current(database)
     effective = changes.resolve(source.record)
-    if asdict(effective) == _extract_settings(_drop_ineffective(source.record)):
+    if asdict(effective).items() <= asdict(_drop_ineffective(source.record)).items():
         return _report_unchanged(source)
     require_savable(database)
     progress = Prefixed(progress or Silent(), f"{source.embedding_model}: ")
@@ -193,15 +175,7 @@ def recut_clustering(
     return ModelOutcome.of(finished, record.seconds | {"save": time.monotonic() - saving})
 
 
-def _extract_settings(record: ClusteringRecord) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(EffectiveParameters)}
-
-
 def _report_unchanged(source: ClusteringSummary) -> ModelOutcome:
     reason = f"clustering {source.id} has these settings already; nothing was stored"
     _log.warning("%s: %s", source.embedding_model, reason)
     return ModelOutcome.of_record(source.record, source.id, source.embedding_model, UNCHANGED, reason)
-
-
-def _choose_value(change: Value | None, stored: Value) -> Value:
-    return stored if change is None else change

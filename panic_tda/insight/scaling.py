@@ -11,7 +11,7 @@ workers (`costs`).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,10 @@ from panic_tda.clustering.tiled import axes, host, neighbours, pass_work
 from panic_tda.clustering.tiled.blocks import divide_tiles
 from panic_tda.clustering.tiled.sharing import estimate_task_bytes
 from panic_tda.devices import cuda
-from panic_tda.insight.costs import measure, rows_to_measure
+from panic_tda.insight.costs import Costs, measure, rows_to_measure
 from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
-from panic_tda.progress import Silent
-
-if TYPE_CHECKING:
-    from panic_tda.insight.costs import Costs
-    from panic_tda.progress import Progress
-    from panic_tda.types import Float32Array
+from panic_tda.progress import Progress, Silent
+from panic_tda.types import Float32Array
 
 _BLOCK_OVERHEAD = 0.9
 """Additional time of tasks, which learn thresholds anew, of blocks of one tile; it falls with their tiles.

@@ -20,16 +20,14 @@ from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import contingency
 from panic_tda.insight.origins import ClusterMembers, count_members
-from panic_tda.parameters import DISTANCE_FLOOR, ClusteringParameters
+from panic_tda.parameters import STABILITY_RESAMPLES, ClusteringParameters
 from panic_tda.progress import Progress, Silent
-from panic_tda.records import COSINE, ClusteringRecord
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunSteps
 from panic_tda.types import OUTLIER, FloatArray, IntArray
 
-N_RESAMPLES = 20
 STABLE, DISSOLVED = 0.75, 0.5
 """A cluster is stable from a mean Jaccard index of 0.75, and dissolved up to 0.5 [1]_."""
 _SEED = 0
@@ -107,7 +105,7 @@ def measure_stability(
     database: Database,
     clustering: ClusteringSummary,
     *,
-    n_resamples: int = N_RESAMPLES,
+    n_resamples: int = STABILITY_RESAMPLES,
     progress: Progress | None = None,
 ) -> ClusteringStability:
     """Cluster samples of the runs of a stored clustering again, with its parameters and on its backend.
@@ -148,7 +146,7 @@ def measure_stability(
                 f"{clustering.id} has {len(steps.run_ids)}"
             )
         vectors = stored.load_matrix().vectors
-    parameters = stored_parameters(clustering.record)
+    parameters = ClusteringParameters.of(clustering.record)
     n_clusters = max(clustering.record.n_clusters, int(labels.max(initial=OUTLIER)) + 1)
 
     def refit(rows: IntArray) -> IntArray:
@@ -164,23 +162,6 @@ def measure_stability(
         n_runs=len(steps.run_ids),
         clusters=compare_samples(labels, samples, n_clusters=n_clusters),
         members=count_members(steps, runs, n_clusters=n_clusters),
-    )
-
-
-def stored_parameters(record: ClusteringRecord) -> ClusteringParameters:
-    """Return the parameters of a stored clustering for another fit."""
-    metric = record.metric or COSINE
-    return ClusteringParameters(
-        epsilon=record.cluster_selection_epsilon,
-        min_cluster_size=record.min_cluster_size,
-        min_samples=record.min_samples,
-        allow_single_cluster=record.allow_single_cluster,
-        selection_method=record.cluster_selection_method,
-        max_cluster_size=record.max_cluster_size,
-        # The floor of Euclidean distances depends on the rows.
-        distance_floor=record.distance_floor if metric == COSINE else DISTANCE_FLOOR,
-        backend=record.backend,
-        metric=metric,
     )
 
 

@@ -14,8 +14,8 @@ from panic_tda.insight.milestones import FLAGS, Trajectories, find_states
 from panic_tda.progress import Progress
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
-from panic_tda.storage.read.exports import RowStream, describe, with_dashes
 from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.row_streams import RowStream, describe, with_dashes
 from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.types import BoolArray, BytesArray, Float32Array, FloatArray, IntArray
 
@@ -119,8 +119,10 @@ def open_steps(
             schema = pa.schema([*_COLUMNS, *_DRIFT])
             all_ids = np.concatenate([stored.assignments.ids, stored.predictions.ids])
             ids, dimensions = all_ids[steps.rows], stored.dimensions
+            # How many steps of its run come before each.
+            positions = np.arange(len(steps.steps)) - steps.offsets[:-1][steps.run_numbers]
             look_up = partial(read_vectors, stored.connection, dimensions=dimensions)
-            measured = _measure_drifts(ids, _find_positions(steps), Course(dimensions), look_up)
+            measured = _measure_drifts(ids, positions, Course(dimensions), look_up)
         schema = schema.with_metadata(describe(clustering, core_probability=core_probability))
         # The batches are closed before the connection that they read from, also after an error in the block.
         with closing(_make_batches(steps, are_predicted, measured, schema)) as batches:
@@ -156,8 +158,3 @@ def _measure_drifts(
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
     for part in slices(len(ids), BATCH_ROWS):
         yield course.measure(look_up(ids[part]), positions[part])
-
-
-def _find_positions(steps: Trajectories) -> IntArray:
-    """Return how many steps of its run come before each."""
-    return np.arange(len(steps.steps)) - steps.offsets[:-1][steps.run_numbers]

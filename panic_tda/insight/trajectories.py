@@ -30,6 +30,7 @@ from panic_tda.insight.milestones import (
 )
 from panic_tda.insight.recurrence import Recurrence, find_recurrence
 from panic_tda.insight.run_groups import GroupSummary, RunSummary, summarise_group
+from panic_tda.parameters import GROUPINGS, I2T, MODEL, NETWORK, PROMPT, T2I
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
@@ -38,8 +39,6 @@ from panic_tda.storage.read.trajectories import RunFacts, RunSteps, RunTexts, re
 from panic_tda.types import IntArray
 from panic_tda.wording import pluralize
 
-NETWORK, PROMPT, MODEL, T2I, I2T = "network", "prompt", "model", "t2i", "i2t"
-GROUPINGS = (NETWORK, PROMPT, MODEL, T2I, I2T, f"{NETWORK},{PROMPT}")
 _NO_TEXTS = Recurrence(distinct_texts=0, returns=0)
 
 

@@ -13,14 +13,12 @@ import numpy as np
 
 from panic_tda.errors import PanicTdaError
 from panic_tda.insight.layout import Map
+from panic_tda.parameters import FIGURE_WIDTH, N_LABELS
 from panic_tda.report.fonts import find_fonts
 from panic_tda.report.palette import cluster_colour
 from panic_tda.types import OUTLIER, FloatArray, IntArray
 from panic_tda.wording import install_extra, on_one_line
 
-N_LABELS = 30
-WIDTH = 7.2
-"""Inches: two columns of most journals (183 mm)."""
 DPI = 300
 LINE_CHARACTERS, LINES = 20, 3
 _LABEL_POINTS = 6.0
@@ -64,13 +62,13 @@ class Style:
     n_labels: int = N_LABELS
     title: str | None = None
     dark: bool = False
-    width: float = WIDTH
+    width: float = FIGURE_WIDTH
     with_words: bool = False
 
     @property
     def scale(self) -> float:
         """Factor of the text sizes relative to the default width. No text is smaller than 5 points."""
-        return max(5 / _LABEL_POINTS, self.width / WIDTH)
+        return max(5 / _LABEL_POINTS, self.width / FIGURE_WIDTH)
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def _render(axes: Any, scene: Scene, style: Style, font: list[str], wider: float
         dpi=DPI,
         darkmode=style.dark,
         noise_color=_OUTLIERS[style.dark],
-        point_size=float(np.clip(9000 / len(order), 0.6, 9)) * (style.width / WIDTH) ** 2,
+        point_size=float(np.clip(9000 / len(order), 0.6, 9)) * (style.width / FIGURE_WIDTH) ** 2,
         alpha=0.8,
         font_family=font,
         label_text_colors=ink,
@@ -266,11 +264,11 @@ def _write_texts(figure: Any, scene: Scene, style: Style, fonts: list[str]) -> t
     """Write title and caption; return the lower and upper limit of the map, as shares of the height."""
     scale, ink = style.scale, _INK[style.dark]
     # Text size relative to the width: it decides the characters in a line and the height of a line.
-    relative = scale * WIDTH / style.width
+    relative = scale * FIGURE_WIDTH / style.width
     top = 0.98
     if scene.title:
         title = textwrap.shorten(scene.title, 70, placeholder="…")
-        size = 13 * style.width / WIDTH
+        size = 13 * style.width / FIGURE_WIDTH
         figure.text(0.02, top, title, va="top", fontsize=size, weight="bold", color=ink, family=fonts)
         top -= 0.05
     caption = textwrap.wrap(scene.caption, int(150 / relative))

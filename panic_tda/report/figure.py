@@ -11,8 +11,9 @@ import numpy as np
 
 from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
-from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
+from panic_tda.insight.layout import Map, choose_rows, lay_out
 from panic_tda.insight.origins import read_words
+from panic_tda.parameters import MAP_ROWS
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.records import require_cosine
@@ -59,7 +60,7 @@ def plot_clustering(
     path: Path,
     *,
     style: Style | None = None,
-    n_rows: int = N_ROWS,
+    n_rows: int = MAP_ROWS,
     seed: int = 0,
     force: bool = False,
     progress: Progress | None = None,

@@ -12,10 +12,12 @@ import numpy as np
 from panic_tda.doubts import find_doubts
 from panic_tda.errors import DatabaseError, NoTree
 from panic_tda.insight import branches, density, sweep
-from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
+from panic_tda.insight.layout import Map, choose_rows, lay_out
 from panic_tda.insight.milestones import Trajectories, find_states, find_visits
 from panic_tda.insight.origins import ClusterOrigins, StepWords, count_members
+from panic_tda.insight.text_notes import TextNotes
 from panic_tda.insight.trajectories import Recurrences, TrajectoryStudy, sum_up
+from panic_tda.parameters import MAP_ROWS
 from panic_tda.progress import Progress, Silent
 from panic_tda.records import require_cosine
 from panic_tda.report import head, motion, places
@@ -66,7 +68,7 @@ class ReportInputs:
     clusters: list[ClusterDetails]
     trajectories: Trajectories
     study: TrajectoryStudy
-    notes: density.TextNotes
+    notes: TextNotes
     texts: places.Texts
     points: places.Points
     first_vectors: Float32Array
@@ -80,7 +82,7 @@ def gather(
     database: Database,
     source: ClusteringSummary,
     *,
-    map_rows: int = N_ROWS,
+    map_rows: int = MAP_ROWS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def read_inputs(
         trajectories = find_states(stored.steps)
         rows = choose_rows(stored, n_rows=map_rows, seed=seed)
         at = places.find_steps(rows, len(stored.assignments.ids), trajectories)
-        texts, notes, recurrences = places.Texts(), density.TextNotes(trajectories), Recurrences()
+        texts, notes, recurrences = places.Texts(), TextNotes(trajectories), Recurrences()
         of_points = places.PointTexts(at, trajectories, texts)
         words = StepWords(trajectories)
         stored.read_texts(recurrences.add, notes.add, of_points.add, words.add)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from panic_tda.errors import WrongUsage
 from panic_tda.files.replacing import replacing, require_place
-from panic_tda.insight.layout import N_ROWS
+from panic_tda.parameters import MAP_ROWS
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.gathering import gather
@@ -26,7 +26,7 @@ def write_report(
     source: ClusteringSummary,
     path: Path,
     *,
-    map_rows: int = N_ROWS,
+    map_rows: int = MAP_ROWS,
     seed: int = 0,
     force: bool = False,
     progress: Progress | None = None,
@@ -57,7 +57,7 @@ def write_report(
     progress = progress or Silent()
     page = gather(database, source, map_rows=map_rows, seed=seed, progress=progress)
     options: list[object] = ["-o", path.name]
-    if (map_rows, seed) != (N_ROWS, 0):
+    if (map_rows, seed) != (MAP_ROWS, 0):
         options += ["--map-rows", map_rows, "--seed", seed]
     command = database.command("report-clustering", *options, source.id)
     progress.phase("write the page")

@@ -9,15 +9,8 @@ import numpy as np
 from panic_tda.insight import dynamics
 from panic_tda.insight.milestones import NO_STATE, Trajectories, Visits
 from panic_tda.insight.run_groups import RunSummary
-from panic_tda.insight.trajectories import (
-    GROUPINGS,
-    MODEL,
-    NETWORK,
-    PROMPT,
-    TrajectoryStudy,
-    classify_runs,
-    group_runs,
-)
+from panic_tda.insight.trajectories import TrajectoryStudy, classify_runs, group_runs
+from panic_tda.parameters import GROUPINGS, MODEL, NETWORK, PROMPT
 from panic_tda.storage.read.census import show_id
 from panic_tda.types import FloatArray, IntArray
 from panic_tda.wording import shorten_ids

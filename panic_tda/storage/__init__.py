@@ -11,7 +11,7 @@ imported rows go into it (`write`), each in one transaction.
 `database`     open a database; transactions and versions
 `connections`  connect to an SQLite file, and retry while another process holds a lock
 `postgres`     connect to a server, and limit how long it is waited for
-`bulk`         read and insert many rows at the speed of the driver
+`bulk`         read many rows at the speed of the driver
 `cells`        read stored values, and name those that cannot be read (`columns` converts them)
 `arrow`        convert numbers between NumPy and Arrow without pandas
 `pgvector`     read vectors from columns of that PostgreSQL extension
@@ -23,27 +23,3 @@ belongs to a *run*. A *census* counts the embeddings of a model before they are 
 embedding whose invocation is missing. A *result key* is the short number by which clusters and assignments
 refer to their clustering.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from panic_tda.lazy import lazy_exports
-
-if TYPE_CHECKING:
-    from panic_tda.storage.database import Database as Database
-    from panic_tda.storage.database import open_current as open_current
-    from panic_tda.storage.database import open_database as open_database
-    from panic_tda.storage.read.census import take_census as take_census
-    from panic_tda.storage.read.loading import load_embeddings as load_embeddings
-
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "Database": "database",
-        "load_embeddings": "read.loading",
-        "open_current": "database",
-        "open_database": "database",
-        "take_census": "read.census",
-    },
-)

@@ -33,9 +33,9 @@ from playwright.sync_api import sync_playwright
 from panic_tda.clustering.recipe import recut_rows
 from panic_tda.progress import Silent
 from panic_tda.records import ClusteringRecord, EffectiveParameters
-from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schema.tables import Embedding, Invocation, Run, utc_now
+from panic_tda.storage.write.insertion import insert_rows
 from panic_tda.storage.write.saving import build_result, save_or_write_pending
 from panic_tda.types import EmbeddingMatrix, SpanningTree
 

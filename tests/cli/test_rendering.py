@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from panic_tda.cli import terminal
 from panic_tda.cli.rendering import clusterings as rendering
 from panic_tda.cli.rendering import listings
 from panic_tda.cli.text import columns
@@ -127,9 +128,9 @@ def test_the_id_of_an_outcome_is_as_short_as_is_unique() -> None:
     assert line.split()[-1] == "00000000"
 
 
-def test_outcomes_as_json_are_plain() -> None:
-    printed = rendering.outcomes_json(OUTCOMES)
-    assert json.loads(json.dumps(printed)) == printed
+def test_outcomes_as_json_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_data(rendering.outcomes_json(OUTCOMES))
+    printed = json.loads(capsys.readouterr().out)
     assert [outcome["id"] for outcome in printed["results"]] == [str(UUID(int=7)), None, None]
 
 
@@ -160,7 +161,7 @@ def test_a_selected_root_cluster_is_mentioned_in_every_view() -> None:
     kinds = ["root_selected", "mostly_outliers"]
     listed, shown = listings.listing_json([root])[0], rendering.details_json(root, [])
     for shown_text in (listed, shown):
-        assert [doubt["kind"] for doubt in shown_text["doubts"]] == kinds
+        assert [doubt.kind for doubt in shown_text["doubts"]] == kinds
     assert listed["root_selected"] is True
     assert shown["parameters"]["root_selected"] is True
     # Records of older versions do not say; nothing is made up of them.
@@ -377,13 +378,14 @@ def test_a_deletion_counts_what_it_deletes() -> None:
     assert "This deletes 1000 clusterings" in many
 
 
-def test_results_that_were_saved_later_are_shown() -> None:
+def test_results_that_were_saved_later_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert rendering.saved_text([]) == "There are no pending clusterings."
     saved = [SavedPending(UUID(int=1), "Nomic", 0), SavedPending(UUID(int=2), "Nomic", 5)]
     first, second = rendering.saved_text(saved).splitlines()
     assert "gone" not in first
     assert "5 embeddings have been deleted since and were left out" in second
-    assert rendering.saved_json(saved)["saved"][1] == {
+    terminal.print_data(saved)
+    assert json.loads(capsys.readouterr().out)[1] == {
         "id": str(UUID(int=2)),
         "embedding_model": "Nomic",
         "n_vanished": 5,

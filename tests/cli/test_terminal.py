@@ -134,27 +134,26 @@ def test_json_goes_alone_to_stdout(upgraded: MakeFile) -> None:
     assert "warn" not in result.stderr.lower()
 
 
+def run_into_closed_pipe(*words: object, **env: str) -> str:
+    """Run a command whose output nobody reads, which must succeed; return its stderr."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "panic_tda", *map(str, words)]
+    process = subprocess.run(
+        command, env=environment(**env), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=SECONDS
+    )
+    os.close(writing)
+    assert process.returncode == 0, process.stderr
+    return process.stderr
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_exits_without_an_error(upgraded: MakeFile, unbuffered: str) -> None:
     file = upgraded(FieldSpec(runs=20, dimensions=64))
     small = ClusteringParameters(epsilon=0.0, min_cluster_size=2, min_samples=1)
     cluster_all_data(file.database, parameters=small)
     words = ["show-clustering", "--limit", "0", "--json"] if unbuffered else ["list-clusterings"]
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = subprocess.run(
-        [sys.executable, "-m", "panic_tda", *words, "--db", str(file.path)],
-        cwd=file.path.parent,
-        env=environment(PYTHONUNBUFFERED=unbuffered),
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    os.close(writing)
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
+    assert run_into_closed_pipe(*words, "--db", file.path, PYTHONUNBUFFERED=unbuffered) == ""
 
 
 def test_a_closed_pipe_does_not_hide_a_failure(upgraded: MakeFile) -> None:
@@ -175,20 +174,7 @@ def test_a_closed_pipe_does_not_hide_a_failure(upgraded: MakeFile) -> None:
 def test_a_closed_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
     """The upgrade ended after the first line that nobody read, and said that all was well."""
     facts = write_field_file(tmp_path / "field.sqlite")
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = subprocess.run(
-        [sys.executable, "-m", "panic_tda", "upgrade", "--yes", "--db", str(facts.path)],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    os.close(writing)
-    assert process.returncode == 0, process.stderr
+    run_into_closed_pipe("upgrade", "--yes", "--db", facts.path)
     assert count_results(facts.path) == 0
 
 

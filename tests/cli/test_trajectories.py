@@ -16,8 +16,6 @@ from click.testing import CliRunner, Result
 
 from panic_tda.cli.rendering import trajectories as rendering
 from panic_tda.cli.text import columns
-from panic_tda.commands.trajectories import GROUPINGS
-from panic_tda.insight import trajectories
 from panic_tda.insight.dwell import DwellStatistics
 from panic_tda.insight.dynamics import ClusterVisits
 from panic_tda.insight.intervals import Interval
@@ -161,10 +159,6 @@ def test_every_option_has_an_effect(path: Path) -> None:
         connection.execute("UPDATE embeddingcluster SET probability = 0.4 WHERE label = 1")
     weak = read_json("--db", path, "--core-probability", 0.5, "--runs")
     assert [run["visits"] for run in weak["runs"]] == [[[0, 0, 31]], [[0, 0, 24]], [[-1, 0, 4]]]
-
-
-def test_groups_of_command_and_library_are_equal() -> None:
-    assert GROUPINGS == trajectories.GROUPINGS
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from panic_tda.clustering import backends
 from panic_tda.clustering.backends.base import Backend, FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.duplicates import find_distinct
-from panic_tda.clustering.hierarchy import extract_clusters
+from panic_tda.clustering.hierarchy import extract_clusters, relabel_by_size
 from panic_tda.clustering.neighbour_graph import lower_min_samples
 from panic_tda.clustering.placement import Placement
-from panic_tda.clustering.recipe import cluster_rows, relabel_by_size
+from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent

@@ -17,8 +17,8 @@ from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import backends
 from panic_tda.clustering import recipe as clustering
 from panic_tda.clustering.backends.base import FitOptions
-from panic_tda.clustering.hierarchy import FlatClusters
-from panic_tda.clustering.recipe import hdbscan, relabel_by_size
+from panic_tda.clustering.hierarchy import FlatClusters, relabel_by_size
+from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering.warm_up import PHASE
 from panic_tda.errors import BadVectors, InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters

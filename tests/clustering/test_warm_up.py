@@ -109,7 +109,7 @@ def test_listing_needs_no_cache_and_no_compiler(installation: Path, tmp_path: Pa
     )
     database = tmp_path / "new.sqlite"
     process = run_python(
-        "import sys\nfrom panic_tda.storage import open_database\nopen_database(sys.argv[1], create=True)",
+        "import sys; from panic_tda import open_database; open_database(sys.argv[1], create=True)",
         str(database),
     )
     assert process.returncode == 0, process.stderr

@@ -10,11 +10,10 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from panic_tda.main import main
 from panic_tda.storage.write.saving import save_clustering
 from panic_tda.types import FinishedClustering
+from tests.command_line import invoke, succeed
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.snapshots import snapshot
 
@@ -22,15 +21,8 @@ IDS = ("01a1fbfd-1fbd-75e0-b267-8ccba18d90c1", "01a1fbfd-2068-7bb5-bf27-f9438c0d
 KEYS = ["a", "b", "by", "n_shared", "ari", "ami", "ari_with_outliers", "ami_with_outliers", "outliers"]
 
 
-def invoke(*words: object, file: UpgradedFile) -> Result:
-    result = CliRunner().invoke(main, [*map(str, words), "--db", str(file.path)])
-    assert "Traceback" not in result.output
-    return result
-
-
 def compare(*words: object, file: UpgradedFile) -> dict[str, Any]:
-    result = invoke("compare-clusterings", *words, "--json", file=file)
-    assert result.exit_code == 0, result.output
+    result = succeed("compare-clusterings", *words, "--json", db=file.path)
     return dict(json.loads(result.stdout))
 
 
@@ -81,8 +73,7 @@ def test_json_has_the_fate_of_every_cluster(file: UpgradedFile) -> None:
 
 
 def test_text_has_a_verdict_and_the_clusters_that_changed(file: UpgradedFile) -> None:
-    shown = invoke("compare-clusterings", *IDS, file=file)
-    assert shown.exit_code == 0
+    shown = succeed("compare-clusterings", *IDS, db=file.path)
     first, _, *named = shown.stdout.splitlines()
     assert first.startswith("Alike in part: ARI 0.")
     assert first.endswith("1 of 3 clusters kept (1 split, 1 dissolved), 1 of 4 new.")
@@ -113,7 +104,7 @@ def test_a_clustering_compared_with_itself_is_identical(file: UpgradedFile) -> N
     ) == (1,) * 4
     assert comparison["new"] == []
     assert {cluster["fate"] for cluster in comparison["clusters"]} == {"kept"}
-    shown = invoke("compare-clusterings", "latest", "latest", "--model", "STSBMpnet", file=file)
+    shown = invoke("compare-clusterings", "latest", "latest", "--model", "STSBMpnet", db=file.path)
     assert shown.stdout.startswith("The same: ARI 1.000, AMI 1.000, ")
     assert "dissolved" not in shown.stdout
 
@@ -121,20 +112,20 @@ def test_a_clustering_compared_with_itself_is_identical(file: UpgradedFile) -> N
 def test_latest_is_the_latest_of_a_model(file: UpgradedFile) -> None:
     comparison = compare("latest", IDS[0], "--model", "STSBMpnet", file=file)
     assert (comparison["b"], comparison["by"], comparison["n_shared"]) == (IDS[0], "invocation", 40)
-    refused = invoke("compare-clusterings", "latest", IDS[0], file=file)
+    refused = invoke("compare-clusterings", "latest", IDS[0], db=file.path)
     assert refused.exit_code == 2
     assert "choose one with --model" in refused.stderr
-    useless = invoke("compare-clusterings", *IDS, "--model", "Nomic", file=file)
+    useless = invoke("compare-clusterings", *IDS, "--model", "Nomic", db=file.path)
     assert useless.exit_code == 2
     assert "--model applies only to latest" in useless.stderr
-    missing = invoke("compare-clusterings", IDS[0], "ffff", file=file)
+    missing = invoke("compare-clusterings", IDS[0], "ffff", db=file.path)
     assert missing.exit_code == 2
     assert "none of 3 stored clusterings begin with 'ffff'" in missing.stderr
 
 
 def test_limit_bounds_the_changes_shown(file: UpgradedFile) -> None:
     other_result = invoke(
-        "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 1, file=file
+        "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 1, db=file.path
     )
     everything = compare("latest", IDS[0], "--model", "STSBMpnet", file=file)
     changed = [cluster for cluster in everything["clusters"] if cluster["fate"] != "kept"]
@@ -142,7 +133,7 @@ def test_limit_bounds_the_changes_shown(file: UpgradedFile) -> None:
     assert hidden
     assert other_result.stdout.rstrip().endswith(f"… and {hidden} more; --limit 0 shows all")
     assert "more; --limit" not in invoke(
-        "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 0, file=file
+        "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 0, db=file.path
     ).stdout  # fmt: skip
 
 
@@ -161,7 +152,7 @@ def test_clusterings_that_cannot_be_compared_are_refused_with_the_reason(file: U
     with file.database.writing() as connection:
         for clustering in halves:
             save_clustering(connection, clustering)
-    result = invoke("compare-clusterings", *(half.id for half in halves), "--json", file=file)
+    result = invoke("compare-clusterings", *(half.id for half in halves), "--json", db=file.path)
     assert result.exit_code == 2
     error = json.loads(result.stdout)["error"]
     assert error["type"] == "NothingShared"
@@ -170,6 +161,6 @@ def test_clusterings_that_cannot_be_compared_are_refused_with_the_reason(file: U
 
 def test_a_missing_database_is_not_created(tmp_path: Path) -> None:
     target = tmp_path / "none.sqlite"
-    result = CliRunner().invoke(main, ["compare-clusterings", "a", "b", "--db", str(target)])
+    result = invoke("compare-clusterings", "a", "b", db=target)
     assert result.exit_code == 2
     assert not target.exists()

@@ -137,8 +137,9 @@ def test_text_fits_a_terminal() -> None:
     assert lines[-2][:10] == lines[-1][:10] == " " * 10
 
 
-def test_json_has_every_field() -> None:
-    printed = json.loads(json.dumps(databases().environment_json(with_devices())))
+def test_json_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("panic_tda.cli.terminal").print_data(with_devices())
+    printed = json.loads(capsys.readouterr().out)
     assert printed["devices"][1] == {
         "number": 1,
         "name": "NVIDIA RTX A6000",

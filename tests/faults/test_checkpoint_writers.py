@@ -37,10 +37,10 @@ def opened(root: Path) -> Checkpoint:
     return checkpoint
 
 
-def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -> None:
-    """Both wrote to one partial file, and the first to finish renamed it."""
+def start_saving(root: Path) -> subprocess.Popen[str]:
+    """Start a process that stops half way through saving a state."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDING, str(tmp_path)],
+        [sys.executable, "-c", HOLDING, str(root)],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -48,6 +48,12 @@ def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "half way\n"
+    return process
+
+
+def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -> None:
+    """Both wrote to one partial file, and the first to finish renamed it."""
+    process = start_saving(tmp_path)
     ours = opened(tmp_path)
     ours.save("state", rows=np.full(2000, 2.0))
     assert ours.load("state") is None
@@ -63,15 +69,7 @@ def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -
 
 
 def test_a_partial_state_of_a_killed_run_is_overwritten(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDING, str(tmp_path)],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "half way\n"
+    process = start_saving(tmp_path)
     process.kill()
     process.communicate()
     ours = opened(tmp_path)

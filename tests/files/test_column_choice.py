@@ -10,21 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
 from panic_tda.errors import BadInput, WrongUsage
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.importing import import_embeddings
-from panic_tda.main import main
 from panic_tda.storage.database import Database, open_database
+from tests.command_line import invoke, succeed
 from tests.snapshots import opened
 
 VECTORS = pa.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], pa.list_(pa.float32()))
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def write(path: Path, **columns: Any) -> Path:
@@ -191,8 +185,7 @@ def test_all_commands_work_on_embeddings_without_texts(tmp_path: Path) -> None:
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 4)
     file = write(tmp_path / "a.parquet", emb=vectors)
     for words in commands(tmp_path / "a.sqlite", file):
-        result = CliRunner().invoke(main, [*words, "--db", str(tmp_path / "a.sqlite"), "-q"])
-        assert result.exit_code == 0, (words, result.output, result.exception)
+        succeed(*words, "-q", db=tmp_path / "a.sqlite")
 
 
 def test_column_options_select_columns(tmp_path: Path) -> None:
@@ -214,15 +207,12 @@ def test_column_options_select_columns(tmp_path: Path) -> None:
         "--db",
         str(tmp_path / "a.sqlite"),
     ]
-    result = CliRunner().invoke(main, ["import-embeddings", str(file), *words])
-    assert result.exit_code == 0, result.output
+    result = succeed("import-embeddings", file, *words)
     assert [row[2:5] for row in stored(open_database(tmp_path / "a.sqlite"))] == [
         ("a", 4, "p"),
         ("b", 5, "p"),
         ("c", 6, "p"),
     ]
-    result = CliRunner().invoke(
-        main, ["import-embeddings", str(file), "--text-column", "x", "--db", "none", "--json"]
-    )
+    result = invoke("import-embeddings", file, "--text-column", "x", "--json", db="none")
     assert result.exit_code == 2
     assert "has no column x; it has body, emb" in result.output

@@ -31,8 +31,8 @@ from panic_tda.files.importing import import_embeddings, sample_files
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read import exports
 from panic_tda.storage.read.census import take_census
-from panic_tda.storage.read.exports import RowStream
 from panic_tda.storage.read.results import ClusteringSummary, list_clusterings
+from panic_tda.storage.read.row_streams import RowStream
 from panic_tda.storage.schema.upgrade import upgrade
 from tests.conftest import MakeFile
 from tests.exported import COLUMNS, clustered, expected_rows, stored_vectors
@@ -337,7 +337,7 @@ WRITE_SLOWLY = """
 import sys, time
 from pathlib import Path
 from panic_tda.files import exporting
-from panic_tda.storage.read.exports import RowStream
+from panic_tda.storage.read.row_streams import RowStream
 import pyarrow as pa
 
 exporting.GROUP_ROWS = 1000
@@ -375,7 +375,7 @@ import resource, sys
 from pathlib import Path
 from panic_tda.errors import CannotWrite
 from panic_tda.files import exporting
-from panic_tda.storage.read.exports import RowStream
+from panic_tda.storage.read.row_streams import RowStream
 import pyarrow as pa
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -25,16 +25,11 @@ from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schema.tables import Invocation
 from panic_tda.storage.schema.upgrade import upgrade
 from panic_tda.storage.write.times import UNKNOWN_TIME
+from tests.dump_files import STORED_TABLES, count
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
-from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
+from tests.snapshots import KILL_AFTER, rows, run_python, snapshot
 
 RNG = np.random.default_rng(0)
-OURS = ("experimentconfig", "run", "invocation", "embedding")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def columns(n_rows: int = 6, width: int = 4, **changed: Any) -> dict[str, Any]:
@@ -66,17 +61,6 @@ def ragged(*rows: Any, kind: pa.DataType | None = None) -> pa.Array:
 def write(path: Path, column_by_name: dict[str, Any]) -> Path:
     pq.write_table(pa.table(column_by_name), path)
     return path
-
-
-def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
-    assert database.path is not None
-    with opened(database.path) as connection:
-        return connection.execute(query).fetchall()
-
-
-def count(database: Database) -> tuple[int, ...]:
-    """Rows of the four tables."""
-    return tuple(rows(database, f"SELECT count(*) FROM {table}")[0][0] for table in OURS)
 
 
 def expected_id(*parts: Any) -> str:
@@ -355,7 +339,7 @@ def test_an_upgraded_field_file_takes_imports(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", EVERYTHING)
     database = open_database(facts.path)
     upgrade(database)
-    before = {name: table for name, table in snapshot(facts.path).items() if name not in OURS}
+    before = {name: table for name, table in snapshot(facts.path).items() if name not in STORED_TABLES}
     summary = import_embeddings([write(tmp_path / "a.parquet", columns())], database)
     assert (summary.n_new_runs, summary.n_new_embeddings) == (2, 6)
     after = snapshot(facts.path)

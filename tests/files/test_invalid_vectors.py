@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
 
 from panic_tda.errors import BadInput
 from panic_tda.files import embedding_files, pipeline_dumps
 from panic_tda.files.importing import import_embeddings
-from panic_tda.main import main
-from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.database import Database
+from tests.command_line import invoke
 from tests.dump_files import contents, dump_tables, write_dump
 from tests.files.test_importing import count, ragged, rows, write
 from tests.files.test_pipeline_databases import SPEC, write_pipeline_database
@@ -36,11 +35,6 @@ BAD: dict[str, Any] = {
     "longer": [1, 2, 3],
 }
 TEXTS = [f"t{row}" for row in range(6)]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def six(**changed: Any) -> list[Any]:
@@ -171,7 +165,7 @@ def test_other_faults_of_a_row_are_refused(tmp_path: Path, database: Database) -
 def test_the_log_names_the_first_and_the_command_counts_all(tmp_path: Path) -> None:
     path = file_of(tmp_path / "a.parquet", [None, [NAN, 1], [0, 0], [None, 1], [], [1, 1]])
     words = ["import-embeddings", str(path), "--model", "M", "--skip-invalid"]
-    result = CliRunner().invoke(main, [*words, "--json", "--db", str(tmp_path / "json.sqlite")])
+    result = invoke(*words, "--json", db=tmp_path / "json.sqlite")
     summary = json.loads(result.stdout)
     assert summary["left_out"]["invalid_vectors"] == 5
     assert (summary["n_new_embeddings"], summary["n_new_invocations"]) == (1, 6)
@@ -183,7 +177,7 @@ def test_the_log_names_the_first_and_the_command_counts_all(tmp_path: Path) -> N
     ):
         assert f"a.parquet, row {row} (counted from 0): the vector {problem}" in result.stderr
     assert "5 embeddings with an invalid vector were left out" in result.stderr
-    result = CliRunner().invoke(main, ["-q", *words, "--db", str(tmp_path / "text.sqlite")])
+    result = invoke("-q", *words, db=tmp_path / "text.sqlite")
     assert "added 1 embedding (M), 6 invocations and 1 run" in result.stdout
     assert "left out 5 embeddings whose vector is invalid" in " ".join(result.stdout.split())
 

@@ -11,23 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
 
 from panic_tda.errors import BadInput
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.importing import import_embeddings
-from panic_tda.main import main
-from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.database import Database
+from tests.command_line import invoke
 from tests.files.test_importing import count, rows, write
 from tests.files.test_missing_texts import write_format
 
 NAN = float("nan")
 TEXTS = [f"t{row}" for row in range(6)]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def lists(path: Path, vectors: list[Any]) -> None:
@@ -121,10 +115,10 @@ def test_an_array_leaves_out_invalid_vectors(
     np.save(tmp_path / "a.npy", np.array([[NAN, 1.0], *GOOD[1:]]))
     (tmp_path / "t.txt").write_text("\n".join(TEXTS))
     words = ["import-embeddings", "~/a.npy", "--db=~/a.sqlite", "--model", "M", "--json", *texts]
-    refused = CliRunner().invoke(main, words)
+    refused = invoke(*words)
     assert refused.exit_code == 1
     assert "leave such embeddings out with --skip-invalid" in " ".join(refused.output.split())
-    summary = json.loads(CliRunner().invoke(main, [*words, "--skip-invalid"]).stdout)
+    summary = json.loads(invoke(*words, "--skip-invalid").stdout)
     assert (summary["n_new_embeddings"], summary["n_new_invocations"]) == (5, 6)
     assert summary["left_out"]["invalid_vectors"] == 1
 

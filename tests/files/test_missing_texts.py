@@ -14,16 +14,11 @@ from panic_tda.errors import BadInput
 from panic_tda.files import embedding_files
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.importing import import_embeddings
-from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.database import Database
 from tests.files.test_importing import count, ragged, rows, write
 
 NO_TEXT = Columns(no_text=True)
 STORED = "SELECT type, output_text FROM invocation ORDER BY sequence_number"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def write_format(path: Path, columns: dict[str, list[Any]]) -> Path:

@@ -16,16 +16,11 @@ import pytest
 from panic_tda.errors import BadInput
 from panic_tda.files import embedding_files, importing
 from panic_tda.files.importing import import_embeddings
-from panic_tda.storage.database import Database, open_database
-from tests.snapshots import opened, snapshot
+from panic_tda.storage.database import Database
+from tests.snapshots import rows, snapshot
 
 TEXTS = [f"text {row % 150}" for row in range(300)]
 NAMES = itertools.count()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def write(folder: Path, texts: list[str], **more: Any) -> Path:
@@ -36,12 +31,6 @@ def write(folder: Path, texts: list[str], **more: Any) -> Path:
         pa.table({"text": texts, "vector": pa.array(vectors, pa.list_(pa.float32())), **more}), path
     )
     return path
-
-
-def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
-    assert database.path is not None
-    with opened(database.path) as connection:
-        return connection.execute(query).fetchall()
 
 
 def count(database: Database) -> tuple[int, ...]:

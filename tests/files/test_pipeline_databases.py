@@ -12,15 +12,15 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from panic_tda.errors import BadInput, DatabaseError, WrongUsage
 from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
-from panic_tda.main import main
 from panic_tda.storage.database import Database, open_database
-from tests.dump_files import DumpSpec, Tables, contents, count, dump_tables, import_tables, place, rows
+from tests.command_line import invoke, succeed
+from tests.dump_files import DumpSpec, Tables, contents, count, dump_tables, import_tables, place
 from tests.field_files import write_field_file
+from tests.snapshots import rows
 
 SPEC = DumpSpec(prompts=False)
 # Columns stand in this order there: what lies behind an image is behind all of its bytes.
@@ -39,11 +39,6 @@ LAYOUT = {
     "lyapunov_results": "id TEXT PRIMARY KEY, lyapunov_data BLOB",
 }
 IDS = ("id", "experiment_id", "run_id", "invocation_id", "input_invocation_id")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 def as_blob(identity: str) -> Any:
@@ -183,7 +178,7 @@ def test_every_other_command_names_the_layout_and_the_remedy(tmp_path: Path, wor
     path = write_pipeline_database(tmp_path / "a b.db", dump_tables(SPEC))
     before = path.read_bytes()
     target = [str(path), str(tmp_path / "c")] if words == ("copy-database",) else ["--db", str(path)]
-    result = CliRunner().invoke(main, ["-q", *words, *target])
+    result = invoke("-q", *words, *target)
     assert result.exit_code == 1
     text = " ".join(result.stderr.split())
     assert "is a database of the pipeline's newer generation" in text
@@ -194,8 +189,7 @@ def test_every_other_command_names_the_layout_and_the_remedy(tmp_path: Path, wor
 def test_the_suggested_command_works(tmp_path: Path) -> None:
     path = write_pipeline_database(tmp_path / "panic_tda_dev.db", dump_tables(SPEC))
     new = str(tmp_path / "NEW.sqlite")
-    result = CliRunner().invoke(main, ["-q", "import-embeddings", str(path), "--db", new])
-    assert result.exit_code == 0, result.output
+    result = succeed("-q", "import-embeddings", path, db=new)
     assert "Read 90 rows from 1 file: added 90 embeddings" in result.stdout
     open_database(new).require_current()
 

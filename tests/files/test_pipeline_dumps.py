@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from click.testing import CliRunner
 
 from panic_tda.errors import BadInput, MissingPath, WrongUsage
 from panic_tda.files.importing import import_embeddings, require_files
 from panic_tda.files.pipeline_dumps import PipelineDump
-from panic_tda.main import main
 from panic_tda.storage.database import Database, open_database
+from tests.command_line import invoke, read_json, succeed
 from tests.dump_files import (
     DumpSpec,
     Table,
@@ -26,21 +25,15 @@ from tests.dump_files import (
     dump_tables,
     import_tables,
     plain,
-    rows,
     rows_where,
     write_dump,
 )
 from tests.files.test_damaged_files import patched
 from tests.files.test_importing import columns as plain_columns
 from tests.files.test_importing import write as write_plain
-from tests.snapshots import run_python
+from tests.snapshots import rows, run_python
 
 SPEC = DumpSpec()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 # --------------------------------------------------------------------------- what a dump may look like
@@ -169,9 +162,9 @@ def test_without_seeds_runs_are_numbered(tmp_path: Path, database: Database) -> 
         database, "SELECT DISTINCT i.seed = r.seed FROM invocation i JOIN run r ON r.id = run_id"
     ) == [(1,)]
     arguments = ["--db", str(database.path), "--json"]
-    invoke("cluster-embeddings", "Nomic", "--backend", "sklearn", *arguments)
+    print_quietly("cluster-embeddings", "Nomic", "--backend", "sklearn", *arguments)
     target = tmp_path / "rows.parquet"
-    invoke("export-clustering", "latest", str(target), *arguments)
+    print_quietly("export-clustering", "latest", str(target), *arguments)
     exported = pa.parquet.read_table(target)
     assert len(set(zip(*(exported[name].to_pylist() for name in ("run_id", "seed")), strict=True))) == 3
     assert set(exported["seed"].to_pylist()) == {0, 1, 2}
@@ -187,10 +180,8 @@ def test_an_impossible_number_of_runs_lists_no_seeds(
     assert rows(database, "SELECT seeds FROM experimentconfig") == [("[-1]",)]
 
 
-def invoke(*words: str) -> str:
-    result = CliRunner().invoke(main, ["-q", *words])
-    assert result.exit_code == 0, result.output
-    return result.stdout
+def print_quietly(*words: str) -> str:
+    return succeed("-q", *words).stdout
 
 
 def test_seeds_are_those_of_the_row_or_of_its_run(tmp_path: Path, database: Database) -> None:
@@ -232,13 +223,12 @@ def test_a_dump_and_a_file_can_be_imported_in_one_call(tmp_path: Path, database:
 def test_the_command_imports_folders(tmp_path: Path) -> None:
     folder, path = write_dump(tmp_path / "dump", dump_tables()), tmp_path / "new.sqlite"
     words = ["import-embeddings", str(folder), "--db", str(path)]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, result.output
+    result = succeed(*words)
     assert result.stdout == (
         "Read 96 rows from 4 files: added 90 embeddings (Nomic, NomicVision, Qwen3Embed), 60 invocations and "
         "3 runs; stored 6 embeddings of initial prompts; left out 3 prompts.\n"
     )
-    summary = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    summary = read_json(*words)
     assert (summary["n_rows"], summary["n_present"], summary["n_new_embeddings"]) == (96, 96, 0)
     assert summary["left_out"] == {
         "prompts": 3,
@@ -253,7 +243,7 @@ def test_the_command_imports_folders(tmp_path: Path) -> None:
     assert (summary["n_differing"], summary["n_unlinked"], summary["experiment_id"]) == (0, 0, None)
     (folder / "runs.parquet").unlink()
     other_path = tmp_path / "other.sqlite"
-    refused = CliRunner().invoke(main, [*words[:-1], str(other_path)])
+    refused = invoke(*words[:-1], other_path)
     assert (refused.exit_code, other_path.exists()) == (2, False)
     assert "dump is a folder without runs.parquet" in refused.stderr
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from panic_tda import HDBSCAN, clustering_manager
 from panic_tda.files.importing import import_embeddings
@@ -22,7 +22,8 @@ from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.progress import Silent
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.clusterings import open_clustering
-from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from tests.command_line import invoke, read_json, succeed
+from tests.exported import latest
 from tests.snapshots import opened, snapshot
 
 MODEL, EPSILON = "MiniLM", 0.6
@@ -85,24 +86,9 @@ def assigned(assigned_template: Path, tmp_path: Path) -> Database:
     return open_database(Path(shutil.copyfile(assigned_template, tmp_path / "assigned.sqlite")))
 
 
-def latest(database: Database) -> ClusteringSummary:
-    with database.session() as session:
-        return find_clustering(session)
-
-
 def rows_of(database: Database, query: str) -> list[Any]:
     with opened(database.path or str(database.url.render_as_string(hide_password=False))) as connection:
         return list(connection.execute(query).fetchall())
-
-
-def run(database: Database, *arguments: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, arguments), "--quiet", "--db", str(database)])
-
-
-def read_json(database: Database, *arguments: object) -> Any:
-    result = run(database, *arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def predict_new(database: Database) -> tuple[list[int], list[float]]:
@@ -184,17 +170,16 @@ def test_copies_of_clustered_rows_get_their_assignment_also_after_a_recut(grown:
 
 def test_lists_and_details_say_how_many_are_predicted(assigned: Database) -> None:
     summary = latest(assigned)
-    assert [entry["n_predicted"] for entry in read_json(assigned, "list-clusterings")] == [1200]
-    assert read_json(assigned, "show-clustering")[0]["n_predicted"] == 1200
-    assert "predicted" in run(assigned, "list-clusterings").output.splitlines()[0]
-    assert "1200 further embeddings were assigned since" in run(assigned, "show-clustering").output
+    assert [entry["n_predicted"] for entry in read_json("list-clusterings", db=assigned)] == [1200]
+    assert read_json("show-clustering", db=assigned)[0]["n_predicted"] == 1200
+    assert "predicted" in invoke("list-clusterings", db=assigned).output.splitlines()[0]
+    assert "1200 further embeddings were assigned since" in invoke("show-clustering", db=assigned).output
     assert summary.record.n_embeddings == 1200
 
 
 def test_exports_have_a_column_that_says_predicted(assigned: Database, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    result = run(assigned, "export-clustering", "latest", path, "--with-map")
-    assert result.exit_code == 0, result.output
+    succeed("export-clustering", "latest", path, "--with-map", db=assigned)
     table = pq.read_table(path)
     predicted = table.filter(table["predicted"])
     keys = [identity.replace("-", "") for identity in predicted["embedding_id"].to_pylist()]
@@ -206,13 +191,13 @@ def test_exports_have_a_column_that_says_predicted(assigned: Database, tmp_path:
 
 
 def test_trajectories_have_the_steps_of_new_runs(grown: Database, assigned: Database, tmp_path: Path) -> None:
-    before, after = (read_json(database, "show-trajectories") for database in (grown, assigned))
+    before, after = (read_json("show-trajectories", db=database) for database in (grown, assigned))
     assert (before["n_steps"], before["n_predicted"]) == (1200, 0)
     assert (after["n_steps"], after["n_predicted"]) == (2400, 1200)
     assert after["total"]["n_runs"] == 2 * before["total"]["n_runs"]
-    assert "The clusters of 1,200 steps are predicted" in run(assigned, "show-trajectories").output
+    assert "The clusters of 1,200 steps are predicted" in invoke("show-trajectories", db=assigned).output
     path = tmp_path / "steps.parquet"
-    assert run(assigned, "export-trajectories", "latest", path, "--with-drift").exit_code == 0
+    succeed("export-trajectories", "latest", path, "--with-drift", db=assigned)
     table = pq.read_table(path)
     assert table["predicted"].to_pylist().count(True) == 1200
     assert table["drift"].null_count == 0
@@ -220,7 +205,7 @@ def test_trajectories_have_the_steps_of_new_runs(grown: Database, assigned: Data
 
 def test_what_is_computed_of_a_clustering_leaves_predictions_out(grown: Database, assigned: Database) -> None:
     for command in (["show-density"], ["sweep-clustering"], ["show-clustering", "--origins", "--words"]):
-        before, after = (read_json(database, *command) for database in (grown, assigned))
+        before, after = (read_json(*command, db=database) for database in (grown, assigned))
         if command[0] == "show-clustering":
             assert after[0].pop("n_predicted") == 1200 + before[0].pop("n_predicted")
         assert before == after, command
@@ -257,17 +242,17 @@ def damaged(assigned: Database) -> Database:
 
 def test_doctor_finds_and_repairs_damaged_predictions(damaged: Database, assigned_template: Path) -> None:
     kinds = ("damaged_prediction", "orphan_assignment")
-    findings = json.loads(run(damaged, "doctor", "--json").stdout)["findings"]
+    findings = json.loads(invoke("doctor", "--json", db=damaged).stdout)["findings"]
     assert {finding["kind"]: finding["count"] for finding in findings} == dict.fromkeys(kinds, 4)
-    result = run(damaged, "doctor", "--yes", *(word for kind in kinds for word in ("--fix", kind)))
+    result = invoke("doctor", "--yes", *(word for kind in kinds for word in ("--fix", kind)), db=damaged)
     assert result.exit_code == 0, result.output
-    assert json.loads(run(damaged, "doctor", "--json").stdout)["findings"] == []
-    assert read_json(damaged, "assign-embeddings")["results"][0]["n_new"] == 4
+    assert json.loads(invoke("doctor", "--json", db=damaged).stdout)["findings"] == []
+    assert read_json("assign-embeddings", db=damaged)["results"][0]["n_new"] == 4
     assert rows_of(damaged, PREDICTIONS) == rows_of(open_database(assigned_template), PREDICTIONS)
 
 
 def test_a_damaged_label_is_named_by_readers(damaged: Database) -> None:
-    result = run(damaged, "show-trajectories")
+    result = invoke("show-trajectories", db=damaged)
     assert result.exit_code == 1
     assert "table embeddingprediction, column probability" in result.output
     assert "doctor --fix damaged_prediction" in result.output
@@ -279,7 +264,7 @@ def test_a_copy_has_the_predictions(assigned: Database, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     copy = open_database(target)
     assert rows_of(copy, PREDICTIONS) == rows_of(assigned, PREDICTIONS)
-    assert read_json(copy, "assign-embeddings")["results"][0]["n_new"] == 0
+    assert read_json("assign-embeddings", db=copy)["results"][0]["n_new"] == 0
 
 
 def test_predictions_are_deleted_with_their_clustering_and_their_embedding(assigned: Database) -> None:
@@ -288,8 +273,7 @@ def test_predictions_are_deleted_with_their_clustering_and_their_embedding(assig
         connection.execute("DELETE FROM embedding WHERE id IN (SELECT min(embedding_id) FROM "
                            "embeddingprediction)")  # fmt: skip
     assert len(rows_of(assigned, PREDICTIONS)) == 1199
-    result = run(assigned, "delete-clusterings", "--all", "--yes")
-    assert result.exit_code == 0
+    result = succeed("delete-clusterings", "--all", "--yes", db=assigned)
     assert "1200 assignments, and 1199 predicted assignments" in " ".join(result.output.split())
     assert rows_of(assigned, PREDICTIONS) == []
 
@@ -299,16 +283,16 @@ def test_a_new_clustering_does_not_inherit_predictions_that_are_left(assigned: D
         for table in CLUSTERING_TABLES:
             connection.execute(f"DELETE FROM {table}")  # foreign keys are off
     clustering_manager.cluster_all_data(assigned)
-    assert read_json(assigned, "show-clustering")[0]["n_predicted"] == 0
+    assert read_json("show-clustering", db=assigned)[0]["n_predicted"] == 0
 
 
 def test_a_sampled_clustering_gets_all_embeddings_or_those_of_a_factor(tmp_path: Path) -> None:
     database = open_database(tmp_path / "sampled.sqlite", create=True)
     fill(database, tmp_path, downsample=2)
-    assert read_json(database, "assign-embeddings", "--downsample", 2)["results"][0]["n_new"] == 600
-    assert read_json(database, "show-trajectories")["n_steps"] == 1200
-    assert read_json(database, "assign-embeddings")["results"][0]["n_new"] == 1200
-    study = read_json(database, "show-trajectories")
+    assert read_json("assign-embeddings", "--downsample", 2, db=database)["results"][0]["n_new"] == 600
+    assert read_json("show-trajectories", db=database)["n_steps"] == 1200
+    assert read_json("assign-embeddings", db=database)["results"][0]["n_new"] == 1200
+    study = read_json("show-trajectories", db=database)
     assert (study["n_steps"], study["n_predicted"]) == (1200, 600)
 
 
@@ -321,23 +305,23 @@ def test_invalid_vectors_are_named_and_can_be_left_out(grown: Database) -> None:
             "UPDATE embedding SET vector = ? WHERE id = ?",
             [(vector, identity) for vector, (identity,) in zip(invalid, new, strict=True)],
         )
-    result = run(grown, "assign-embeddings")
+    result = invoke("assign-embeddings", db=grown)
     assert result.exit_code == 1
     assert "2 unassigned vectors of model MiniLM are missing or not of the 384 values" in result.output
-    outcome = read_json(grown, "assign-embeddings", "--skip-invalid")["results"][0]
+    outcome = read_json("assign-embeddings", "--skip-invalid", db=grown)["results"][0]
     assert (outcome["n_new"], outcome["n_invalid"], outcome["status"]) == (1197, 3, "assigned")
 
 
 def test_a_clustering_without_a_tree_or_of_changed_rows_is_refused(tmp_path: Path, grown: Database) -> None:
     database = open_database(tmp_path / "bare.sqlite", create=True)
     fill(database, tmp_path, keep_tree=False)
-    result = run(database, "assign-embeddings")
+    result = invoke("assign-embeddings", db=database)
     assert result.exit_code == 1
     assert "has no spanning tree" in result.output
     with opened(grown.path or "") as connection:
         connection.execute("UPDATE embedding SET vector = (SELECT vector FROM embedding LIMIT 1) WHERE id = "
                            "(SELECT max(embedding_id) FROM embeddingcluster)")  # fmt: skip
-    result = run(grown, "assign-embeddings")
+    result = invoke("assign-embeddings", db=grown)
     assert result.exit_code == 1
     assert "have changed since" in result.output
     assert not rows_of(grown, "SELECT name FROM sqlite_master WHERE name = 'embeddingprediction'")

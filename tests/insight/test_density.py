@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,11 +22,11 @@ from panic_tda.errors import NoTree
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight import density
 from panic_tda.insight.recut import Changes, recut_clustering
-from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.read.trees import read_core_distances
+from tests.command_line import invoke, read_json, succeed
 from tests.snapshots import opened, snapshot
 
 SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
@@ -217,10 +216,10 @@ def test_without_stored_neighbours_the_command_names_the_remedy(tmp_path: Path) 
     import_embeddings(sorted(SAMPLE.glob("*_lsa.parquet")), database)
     clustering_manager.cluster_all_data(database, downsample=8, resources=Resources(keep_neighbours=0))
     words = ["show-density", "--db", str(database.path)]
-    shown = " ".join(CliRunner().invoke(main, words).stdout.split())
+    shown = " ".join(invoke(*words).stdout.split())
     assert "No outliers by min_samples: there are no neighbour lists" in shown
     assert "--keep-neighbours 0; cluster again" in shown
-    output = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    output = read_json(*words)
     assert (output["by_min_samples"], len(output["by_epsilon"])) == ([], 13)
 
 
@@ -231,15 +230,13 @@ def test_the_command_reads_a_read_only_file(
     shutil.copyfile(clustered[0].path or "", copy)
     before = snapshot(copy)
     os.chmod(copy, stat.S_IREAD)
-    as_json = CliRunner().invoke(main, ["show-density", "--json", "--db", str(copy)])
-    assert as_json.exit_code == 0, as_json.output
+    as_json = succeed("show-density", "--json", db=copy)
     printed = json.loads(as_json.stdout)
     assert printed["clustering"] == str(clustered[1].id)
     assert printed["histogram"]["all"] == measured.histogram.all
     assert len(printed["by_epsilon"]) == 13
     assert printed["by_epsilon"][0]["outlier_share"] == measured.by_epsilon[0].n_outliers / measured.n_rows
-    shown = CliRunner().invoke(main, ["show-density", "latest", "--db", str(copy)])
-    assert shown.exit_code == 0, shown.output
+    shown = succeed("show-density", "latest", db=copy)
     assert max(map(len, shown.stdout.splitlines())) <= 100
     bars = [line for line in shown.stdout.splitlines() if " to " in line and ("█" in line or "░" in line)]
     assert bars
@@ -260,10 +257,9 @@ def test_without_the_package_the_dip_test_is_left_out(
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     words = ["show-density", "--db", str(clustered[0])]
-    shown = CliRunner().invoke(main, words)
-    assert shown.exit_code == 0, shown.output
+    shown = succeed(*words)
     assert "needs the package diptest: pip install '.[density]'" in " ".join(shown.stdout.split())
-    assert json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["dip"] is None
+    assert read_json(*words)["dip"] is None
 
 
 def test_without_a_tree_there_are_no_core_distances(

@@ -18,12 +18,11 @@ from sklearn.manifold import trustworthiness
 
 from panic_tda.errors import DatabaseError, InvalidParameter
 from panic_tda.insight.layout import NEIGHBOURS, columns_of, lay_out, read_map, sample_rows
-from panic_tda.storage.database import Database
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.medoids import read_medoid_ids
-from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.exported import latest
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened
 from tests.storage.test_query_plans import plan, queries, scans_rows, statements
@@ -51,11 +50,6 @@ def clustered(upgraded: MakeFile) -> UpgradedFile:
     file = upgraded(FieldSpec(runs=6, length=60))
     save_or_write_pending(file.database, make_finished(ids_of(file)))
     return file
-
-
-def latest(database: Database) -> ClusteringSummary:
-    with database.session() as session:
-        return find_clustering(session)
 
 
 def distinct_neighbours(xy: np.ndarray, vectors: np.ndarray) -> float:

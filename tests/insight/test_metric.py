@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
 
 from panic_tda import HDBSCAN
-from panic_tda.main import main
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.results import find_clustering
 from tests.clustering.test_euclidean import islands
+from tests.command_line import invoke, read_json, succeed
 from tests.snapshots import opened
 
 N_NEW = 60
@@ -42,27 +40,17 @@ def write_file(path: Path, vectors: np.ndarray, first_run: int) -> Path:
     return path
 
 
-def run(database: Database, *arguments: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, arguments), "--quiet", "--db", str(database)])
-
-
-def read_json(database: Database, *arguments: object) -> Any:
-    result = run(database, *arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("metric")
     database = open_database(folder / "flat.sqlite", create=True)
     vectors = make_vectors()
     file = write_file(folder / "old.parquet", vectors[:-N_NEW], 0)
-    assert run(database, "import-embeddings", file).exit_code == 0
+    succeed("import-embeddings", file, db=database)
     with opened(database.path or "") as connection:
         # Only cosine has no place for a vector of zeros.
         connection.execute("UPDATE embedding SET vector = zeroblob(12) WHERE rowid = 5")
-    read_json(database, "cluster-embeddings", "--metric", "euclidean", "--min-cluster-size", 8)
+    read_json("cluster-embeddings", "--metric", "euclidean", "--min-cluster-size", 8, db=database)
     assert database.path is not None
     return database.path
 
@@ -96,9 +84,9 @@ def test_a_database_gives_what_the_estimator_gives(flat: Database) -> None:
 
 
 def test_listings_show_the_metric(flat: Database) -> None:
-    assert read_json(flat, "list-clusterings")[0]["metric"] == "euclidean"
-    assert "metric euclidean" in run(flat, "list-clusterings").output
-    text = run(flat, "show-clustering").output
+    assert read_json("list-clusterings", db=flat)[0]["metric"] == "euclidean"
+    assert "metric euclidean" in invoke("list-clusterings", db=flat).output
+    text = invoke("show-clustering", db=flat).output
     assert "epsilon 0 (euclidean)" in text
     assert "cosine" not in text
 
@@ -108,25 +96,26 @@ def test_listings_show_the_metric(flat: Database) -> None:
     [("--epsilon", 6.5), ("--min-cluster-size", 5, "--min-samples", 9), ("--selection-method", "leaf")],
 )
 def test_a_recut_is_what_a_fit_gives(flat: Database, options: tuple[object, ...]) -> None:
-    (recut,) = read_json(flat, "recut-clustering", "latest", *options)["results"]
+    (recut,) = read_json("recut-clustering", "latest", *options, db=flat)["results"]
     settings = ("--min-cluster-size", 8) if "--min-cluster-size" not in options else ()
-    (fitted,) = read_json(flat, "cluster-embeddings", "--metric", "euclidean", *settings, *options)["results"]
-    compared = read_json(flat, "compare-clusterings", recut["id"], fitted["id"])
+    words = ("cluster-embeddings", "--metric", "euclidean", *settings, *options)
+    (fitted,) = read_json(*words, db=flat)["results"]
+    compared = read_json("compare-clusterings", recut["id"], fitted["id"], db=flat)
     assert (compared["ari_with_outliers"], compared["outliers"]["only_a"]) == (1.0, 0)
     medoids = [
         [(cluster["label"], cluster["size"], cluster["medoid_embedding_id"]) for cluster in shown["clusters"]]
         for identity in (recut["id"], fitted["id"])
-        for shown in read_json(flat, "show-clustering", identity, "--limit", 0)
+        for shown in read_json("show-clustering", identity, "--limit", 0, db=flat)
     ]
     assert medoids[0] == medoids[1]
-    assert read_json(flat, "list-clusterings")[1]["metric"] == "euclidean"
+    assert read_json("list-clusterings", db=flat)[1]["metric"] == "euclidean"
 
 
 def test_new_embeddings_are_assigned_by_the_stored_metric(flat: Database, tmp_path: Path) -> None:
     file = write_file(tmp_path / "new.parquet", make_vectors()[-N_NEW:] + np.float32(1.5), 100)
-    assert run(flat, "import-embeddings", file).exit_code == 0
+    succeed("import-embeddings", file, db=flat)
     old = np.stack([read_vectors(flat)[identity] for identity in read_rows(flat, "embeddingcluster")])
-    assert read_json(flat, "assign-embeddings")["results"][0]["n_new"] == N_NEW
+    assert read_json("assign-embeddings", db=flat)["results"][0]["n_new"] == N_NEW
     predicted = read_rows(flat, "embeddingprediction")
     new = np.stack([read_vectors(flat)[identity] for identity in predicted])
     labels, probabilities = HDBSCAN(8, metric="euclidean").fit(old).predict_with_probability(new)
@@ -142,40 +131,40 @@ def test_what_measures_chords_refuses_another_metric(flat: Database, tmp_path: P
         ["plot-clustering", "latest", "--output", tmp_path / "rows.png"],
         ["export-clustering", "latest", tmp_path / "rows.csv", "--with-map"],
     ):
-        result = run(flat, *command)
+        result = invoke(*command, db=flat)
         assert result.exit_code in (1, 2), command
         assert "needs a clustering of the metric cosine; this one has the metric euclidean" in result.output
     assert not list(tmp_path.glob("*.html")) + list(tmp_path.glob("rows*"))
 
 
 def test_what_reads_the_tree_works_with_any_metric(flat: Database, tmp_path: Path) -> None:
-    assert len(read_json(flat, "sweep-clustering", "--epsilon", "0,3,6")["settings"]) >= 3
-    merges = read_json(flat, "show-merges")["merges"]
+    assert len(read_json("sweep-clustering", "--epsilon", "0,3,6", db=flat)["settings"]) >= 3
+    merges = read_json("show-merges", db=flat)["merges"]
     assert max(merge["height"] for merge in merges) > 2
-    assert read_json(flat, "stability-clustering", "--resamples", 2)["clusters"]
+    assert read_json("stability-clustering", "--resamples", 2, db=flat)["clusters"]
     path = tmp_path / "rows.parquet"
-    assert run(flat, "export-clustering", "latest", path).exit_code == 0
+    succeed("export-clustering", "latest", path, db=flat)
     table = pq.read_table(path)
     assert table["core_distance"].null_count == 0
     assert max(table["core_distance"].to_pylist()) > 2
-    (finding,) = json.loads(run(flat, "doctor", "--json").stdout)["findings"]
+    (finding,) = json.loads(invoke("doctor", "--json", db=flat).stdout)["findings"]
     assert finding["kind"] == "vector_zero"  # cosine would refuse it
 
 
 def test_two_metrics_are_not_compared(flat: Database) -> None:
-    (cosine,) = read_json(flat, "cluster-embeddings", "--min-cluster-size", 8, "--skip-invalid")["results"]
+    (cosine,) = read_json("cluster-embeddings", "--min-cluster-size", 8, "--skip-invalid", db=flat)["results"]
     with flat.session() as session:
         source = find_clustering(session, str(cosine["id"]))
     assert source.record.metric == "cosine"
-    euclidean_id = read_json(flat, "list-clusterings")[1]["id"]
-    result = run(flat, "compare-clusterings", cosine["id"], euclidean_id)
+    euclidean_id = read_json("list-clusterings", db=flat)[1]["id"]
+    result = invoke("compare-clusterings", cosine["id"], euclidean_id, db=flat)
     assert result.exit_code != 0
     assert "only clusterings of one metric can be compared; got cosine" in result.output
 
 
 def test_plans_take_the_metric(flat: Database) -> None:
-    (model,) = read_json(flat, "plan-clustering", "--downsample", 1, "--metric", "euclidean")["models"]
-    (cosine,) = read_json(flat, "plan-clustering", "--downsample", 1)["models"]
+    (model,) = read_json("plan-clustering", "--downsample", 1, "--metric", "euclidean", db=flat)["models"]
+    (cosine,) = read_json("plan-clustering", "--downsample", 1, db=flat)["models"]
     assert model["plans"][0]["seconds"]["total"] > 0
     sizes = [plans["plans"][0]["memory"]["tiled"]["bytes"] for plans in (cosine, model)]
     assert sizes[1] - sizes[0] >= 8 * 3 * model["n_total"]

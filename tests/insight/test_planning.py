@@ -22,7 +22,8 @@ from panic_tda.errors import InvalidParameter, NeedsUpgrade, NoEmbeddings, Unkno
 from panic_tda.files.importing import import_embeddings, sample_files
 from panic_tda.insight import planning
 from panic_tda.insight.costs import Costs, PhaseTime
-from panic_tda.insight.planning import factor_between, plan_clustering, smallest_within
+from panic_tda.insight.planning import plan_clustering
+from panic_tda.insight.plans import factor_between, smallest_within
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database, open_database

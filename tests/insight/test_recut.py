@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from panic_tda import clustering_manager
 from panic_tda.errors import DatabaseError, InvalidParameter, NoTree
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.recut import Changes, recut_clustering
-from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.neighbour_graphs import FIRST_PART
@@ -22,6 +20,7 @@ from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.schema.upgrade import upgrade
 from panic_tda.storage.write.saving import delete_clusterings
 from panic_tda.types import UNCHANGED
+from tests.command_line import invoke, read_json, succeed
 from tests.snapshots import field_copy, opened, snapshot
 
 SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
@@ -153,10 +152,9 @@ def test_a_recut_that_changes_nothing_stores_nothing(tmp_path: Path) -> None:
         "--db",
         str(database.path),
     ]
-    shown = CliRunner().invoke(main, words)
-    assert shown.exit_code == 0
+    shown = succeed(*words)
     assert f"clustering {source.id} has these settings already; nothing was stored" in shown.stdout
-    (result,) = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["results"]
+    (result,) = read_json(*words)["results"]
     assert (result["status"], result["id"]) == ("unchanged", str(source.id))
     assert snapshot(database.path or "") == before
 
@@ -225,7 +223,7 @@ def test_without_stored_neighbours_min_samples_cannot_change(tmp_path: Path) -> 
     with pytest.raises(InvalidParameter, match=f"must be 12, .*it was cut from clustering {source.id}"):
         recut_clustering(database, recut, Changes(min_samples=5))
     words = ["recut-clustering", str(source.id), "--min-samples", "13", "--db", str(database.path)]
-    refused = CliRunner().invoke(main, words)
+    refused = invoke(*words)
     assert refused.exit_code == 2
     assert "min_samples must be 1 to 12, up to which neighbours are stored; got 13" in refused.stderr
 
@@ -268,15 +266,12 @@ def test_the_command_prints_like_cluster_embeddings(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     source = cluster(database, model)
     words = ["recut-clustering", "--model", model, "--min-cluster-size", "1%", "--no-allow-single-cluster"]
-    result = CliRunner().invoke(main, [*words, "--epsilon", "0.3", "--json", "--db", str(database)])
-    assert result.exit_code == 0, result.output
+    result = succeed(*words, "--epsilon", "0.3", "--json", db=database)
     (outcome,) = json.loads(result.stdout)["results"]
     record = summary(database, outcome["id"]).record
     assert (outcome["status"], outcome["n_embeddings"]) == ("clustered", 2400)
     assert (record.min_cluster_size, record.allow_single_cluster) == (24, False)
     assert (record.cluster_selection_epsilon, record.recut_of) == (0.3, str(source.id))
-    refused = CliRunner().invoke(
-        main, ["recut-clustering", outcome["id"], "--min-samples", "3", "--db", str(database)]
-    )
+    refused = invoke("recut-clustering", outcome["id"], "--min-samples", "3", db=database)
     assert refused.exit_code == 2
     assert "min_samples must be 5, as the clustering has no neighbour lists" in refused.stderr

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.executor import ThreadExecutor
@@ -17,8 +16,8 @@ from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.insight import scaling
 from panic_tda.insight.costs import Costs, PhaseTime
-from panic_tda.main import main
 from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
+from tests.command_line import invoke
 
 PARTS = ("start_seconds", "pass_seconds", "task_seconds", "read_seconds", "client_seconds")
 
@@ -88,11 +87,11 @@ def test_overhead_falls_with_the_size_of_blocks(costs: Costs) -> None:
 
 def test_the_command_prints_the_estimate() -> None:
     arguments = ["plan-clustering", "--rows", "2500", "--features", "16", "--workers", "3"]
-    result = CliRunner().invoke(main, [*arguments, "--json"])
+    result = invoke(*arguments, "--json")
     plan = json.loads(result.stdout)
     assert (plan["n_rows"], plan["n_features"], plan["slots"], plan["measured_rows"]) == (2500, 16, 3, 2500)
     assert plan["seconds"] == pytest.approx(sum(plan[part] for part in PARTS))
-    text = CliRunner().invoke(main, arguments).stdout
+    text = invoke(*arguments).stdout
     assert "2,500 × 16 with 3 workers" in text
     assert "reading" in text
 
@@ -114,6 +113,6 @@ SHAPE = "--rows 10 --features 4 --workers 1 "
     ],
 )
 def test_options_that_do_not_go_together_are_named(arguments: str, message: str) -> None:
-    result = CliRunner().invoke(main, ["plan-clustering", *arguments.split()])
+    result = invoke("plan-clustering", *arguments.split())
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
@@ -22,12 +21,12 @@ from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.insight.sweep import CLIFF_ARI, Grid, relative_validity, sweep_clustering
-from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering, get_cluster_details
 from panic_tda.types import OUTLIER, SpanningTree
+from tests.command_line import invoke, read_json, succeed
 from tests.snapshots import snapshot
 
 SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
@@ -141,15 +140,15 @@ def test_a_sweep_over_min_samples_equals_new_fits(
 
 def test_the_command_shows_min_samples_where_it_varies(clustered: tuple[Database, ClusteringSummary]) -> None:
     words = ["sweep-clustering", "--db", str(clustered[0].path), "--epsilon", "0.4"]
-    assert "min_samples 5, cut anew" in " ".join(CliRunner().invoke(main, words).stdout.split())
-    shown = CliRunner().invoke(main, [*words, "--min-samples", "2,5"]).stdout
+    assert "min_samples 5, cut anew" in " ".join(invoke(*words).stdout.split())
+    shown = invoke(*words, "--min-samples", "2,5").stdout
     (head,) = (line for line in shown.splitlines() if line.startswith("epsilon"))
     assert head.split()[:3] == ["epsilon", "min_samples", "min_cluster_size"]
     (stored,) = (
         line for line in shown.splitlines() if line.startswith("    0.4") and line.endswith("stored")
     )
     assert stored.split()[:2] == ["0.4", "5"]
-    result = CliRunner().invoke(main, [*words, "--min-samples", "2:4:1", "--json"]).stdout
+    result = invoke(*words, "--min-samples", "2:4:1", "--json").stdout
     assert [setting["min_samples"] for setting in json.loads(result)["settings"]] == [2, 3, 4]
 
 
@@ -218,12 +217,12 @@ def test_undefined_values_are_dashes_in_the_table_and_null_in_json(
     shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
     database = open_database(tmp_path / "copy.sqlite")
     words = ["sweep-clustering", "--epsilon", "0.4,1.2", "--db", str(database.path)]
-    shown = CliRunner().invoke(main, words).stdout
+    shown = invoke(*words).stdout
     (line,) = (line for line in shown.splitlines() if "  root" in line)
     assert line.split()[:4] == ["1.2", "10", "eom", "yes"]
     assert line.split()[9:11] == ["–", "–"]
     assert "--no-allow-single-cluster excludes it" in " ".join(shown.split())
-    settings = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["settings"]
+    settings = read_json(*words)["settings"]
     assert [setting["relative_validity"] is None for setting in settings] == [
         setting["root_selected"] for setting in settings
     ]
@@ -232,8 +231,8 @@ def test_undefined_values_are_dashes_in_the_table_and_null_in_json(
     ]
     outcome = recut_clustering(database, clustered[1], Changes(epsilon=1.2, allow_single_cluster=True))
     words = ["show-clustering", str(outcome.id), "--db", str(database.path)]
-    assert "persistence     –" in CliRunner().invoke(main, words).stdout
-    (printed_setting,) = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert "persistence     –" in invoke(*words).stdout
+    (printed_setting,) = read_json(*words)
     assert [cluster["persistence"] for cluster in printed_setting["clusters"]] == [None]
     assert printed_setting["parameters"]["root_selected"] is True
 
@@ -349,8 +348,7 @@ def test_the_command_reads_a_read_only_file(
     os.chmod(copy, stat.S_IREAD)
     words = ["sweep-clustering", "--epsilon", "0.2,0.4:0.6:0.2", "--min-cluster-size", "10,2%"]
     words += ["--db", str(copy)]
-    as_json = CliRunner().invoke(main, [*words, "--json"])
-    assert as_json.exit_code == 0, as_json.output
+    as_json = succeed(*words, "--json")
     printed = json.loads(as_json.stdout)
     assert printed["clustering"] == str(source.id)
     assert [(setting["min_cluster_size"], setting["epsilon"]) for setting in printed["settings"]] == [
@@ -360,12 +358,11 @@ def test_the_command_reads_a_read_only_file(
         *("epsilon", "min_cluster_size", "selection_method", "allow_single_cluster", "n_clusters"),
         *("n_outliers", "largest_share", "median_persistence", "ari_stored", "ari_previous", "cliff"),
     }
-    shown = CliRunner().invoke(main, words)
-    assert shown.exit_code == 0, shown.output
+    shown = succeed(*words)
     (line,) = (line for line in shown.stdout.splitlines() if "  stored" in line)
     assert line.split()[:2] == ["0.4", "10"]
     assert snapshot(copy) == before
-    plain = CliRunner().invoke(main, ["sweep-clustering", "--json", "--db", str(copy)])
+    plain = invoke("sweep-clustering", "--json", db=copy)
     assert [setting["epsilon"] for setting in json.loads(plain.stdout)["settings"]] == [
         *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2),
         1.2,  # with a single cluster, which is another there
@@ -376,7 +373,7 @@ def test_the_command_reads_a_read_only_file(
     "text", ["0.2:0.6", "0.6:0.2:0.1", "0:1:0", "0:1:1e-9", "x", "", "0.1,,0.2", "nan:1:1"]
 )
 def test_invalid_values_are_refused(clustered: tuple[Database, ClusteringSummary], text: str) -> None:
-    result = CliRunner().invoke(main, ["sweep-clustering", "--epsilon", text, "--db", str(clustered[0])])
+    result = invoke("sweep-clustering", "--epsilon", text, db=clustered[0])
     assert result.exit_code == 2
     assert "FROM:TO:STEP such as 0.2:0.6:0.05" in result.stderr
     assert repr(text) in result.stderr

@@ -28,10 +28,9 @@ from panic_tda.report.drawing import LINE_CHARACTERS, LINES, Style
 from panic_tda.report.figure import read_scene
 from panic_tda.report.fonts import find_fonts
 from panic_tda.report.palette import cluster_colour
-from panic_tda.storage.database import Database
-from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.exported import latest
 from tests.field_files import FieldSpec
 from tests.insight.planted import PlantedRun, plant
 from tests.snapshots import opened, snapshot
@@ -63,11 +62,6 @@ def plotted(*words: object) -> Any:
     result = run(*words, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
-
-
-def latest(database: Database) -> ClusteringSummary:
-    with database.session() as session:
-        return find_clustering(session)
 
 
 def svg_texts(path: Path) -> list[str]:

@@ -15,10 +15,9 @@ import pytest
 from panic_tda.errors import PanicTdaError
 from panic_tda.report import thumbnails
 from panic_tda.report.thumbnails import read_thumbnails, shrink
-from panic_tda.storage.database import Database
-from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.exported import latest
 from tests.field_files import FieldSpec
 from tests.snapshots import opened
 from tests.storage.test_query_plans import plan, queries, scans_rows, statements
@@ -46,11 +45,6 @@ def describe_image(data: bytes) -> tuple[str, tuple[int, int], np.ndarray]:
             image.size,
             np.asarray(image.convert("RGB"), dtype=int).reshape(-1, 3).mean(axis=0),
         )
-
-
-def latest(database: Database) -> ClusteringSummary:
-    with database.session() as session:
-        return find_clustering(session)
 
 
 @pytest.fixture

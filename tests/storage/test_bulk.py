@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from panic_tda.storage.bulk import insert_new_rows, select_by_keys
+from panic_tda.storage.bulk import select_by_keys
 from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.write.insertion import insert_new_rows
 
 RUNS = [f"{number:032x}" for number in range(50)]
 

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.storage import connections
-from panic_tda.storage.bulk import insert_new_rows, stream_vectors
+from panic_tda.storage.bulk import stream_vectors
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, open_database, schema_version
 from panic_tda.storage.schema.tables import Embedding, ExperimentConfig
+from panic_tda.storage.write.insertion import insert_new_rows
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import run_python, snapshot
 
@@ -31,11 +32,6 @@ ODD_NAMES = [
     "#",
     ":memory:.sqlite",
 ]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 @contextmanager

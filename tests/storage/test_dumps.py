@@ -34,20 +34,14 @@ from tests.dump_files import (
     mixed,
     place,
     plain,
-    rows,
     rows_where,
     write_dump,
 )
 from tests.field_files import EVERYTHING, FieldSpec
 from tests.servers import Server
-from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
+from tests.snapshots import KILL_AFTER, opened, rows, run_python, snapshot
 
 SPEC = DumpSpec()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return open_database(tmp_path / "new.sqlite", create=True)
 
 
 # --------------------------------------------------------------------------- what is stored

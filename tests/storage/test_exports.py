@@ -16,8 +16,9 @@ from panic_tda.errors import DatabaseError
 from panic_tda.storage.database import Database
 from panic_tda.storage.read import exports
 from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.exports import METADATA_KEY, open_rows, with_dashes
+from panic_tda.storage.read.exports import open_rows
 from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.row_streams import METADATA_KEY, with_dashes
 from panic_tda.storage.read.vectors_by_id import read_vectors
 from tests.conftest import MakeFile
 from tests.exported import COLUMNS, clustered, expected_core_distances, expected_rows, stored_vectors

@@ -58,11 +58,6 @@ def upgraded_database(folder: Path) -> Database:
     return database
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return new_database(tmp_path)
-
-
 def experiment(**changed: Any) -> ExperimentConfig:
     values = {"networks": [["A", "B"]], "seeds": [1], "prompts": ["p"], "embedding_models": ["M"]}
     return ExperimentConfig(**(values | {"max_length": 10} | changed))

@@ -14,7 +14,6 @@ from pyarrow import ipc
 
 from panic_tda import clustering_manager
 from panic_tda.clustering import hierarchy
-from panic_tda.clustering.recipe import relabel_by_size
 from panic_tda.errors import BadInput, DatabaseError
 from panic_tda.files.importing import import_embeddings
 from panic_tda.parameters import Resources
@@ -213,7 +212,7 @@ def test_the_stored_tree_gives_the_stored_clusters(sample: Database, backend: st
         details = get_cluster_details(outcome.id, session)
         texts = {detail.label: detail.medoid_text for detail in details}
     assert tree is not None
-    flat = relabel_by_size(hierarchy.extract_clusters(tree, record))
+    flat = hierarchy.relabel_by_size(hierarchy.extract_clusters(tree, record))
     np.testing.assert_array_equal(flat.labels, stored.labels)
     np.testing.assert_array_equal(flat.probabilities, stored.probabilities)
     with opened(sample.path) as connection:

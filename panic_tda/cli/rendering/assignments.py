@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
-from panic_tda.cli.rendering.common import percent, plain
+from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.insight.assigning import AssignmentOutcome
 from panic_tda.wording import on_one_line
@@ -21,11 +19,6 @@ _COLUMNS = (
     Column("time", right=True, rank=3),
     Column("clustering"),
 )
-
-
-def assignments_json(outcomes: Sequence[AssignmentOutcome]) -> dict[str, Any]:
-    """Return the object that `assign-embeddings --json` prints."""
-    return {"results": [plain(asdict(outcome)) for outcome in outcomes]}
 
 
 def assignments_text(outcomes: Sequence[AssignmentOutcome], width: int) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
+from panic_tda.cli.rendering.common import decimal, percent, yes_no
 from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.insight.origins import ORIGINS, ClusterOrigins
@@ -39,11 +38,7 @@ _LEAST_TEXT = 20
 
 def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
     """Return the object that `cluster-embeddings --json` prints."""
-    results = [
-        plain(asdict(outcome)) | {"doubts": [asdict(doubt) for doubt in outcome.doubts]}
-        for outcome in outcomes
-    ]
-    return {"results": results}
+    return {"results": [vars(outcome) | {"doubts": outcome.doubts} for outcome in outcomes]}
 
 
 def outcomes_text(
@@ -96,16 +91,16 @@ def details_json(
     n_predicted: int = 0,
 ) -> dict[str, Any]:
     """Return one element of the list that `show-clustering --json` prints."""
-    fields = plain(asdict(summary))
-    del fields["record"]
     cluster_objects = [
-        plain(asdict(cluster))
-        | (dict.fromkeys(ORIGINS) if origins is None else origins.to_dict(cluster.label))
+        vars(cluster) | (dict.fromkeys(ORIGINS) if origins is None else origins.to_dict(cluster.label))
         for cluster in clusters
     ]
-    about: dict[str, Any] = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
-    about["n_predicted"] = n_predicted
-    return fields | about | {"clusters": cluster_objects}
+    return {name: value for name, value in vars(summary).items() if name != "record"} | {
+        "parameters": summary.record.to_json(),
+        "doubts": find_doubts(summary.record),
+        "n_predicted": n_predicted,
+        "clusters": cluster_objects,
+    }
 
 
 def details_text(
@@ -153,11 +148,6 @@ def uncounted_text(summary: ClusteringSummary, width: int) -> str:
         f"{pluralize(n, 'embedding')}.",
         width,
     )
-
-
-def saved_json(saved: Sequence[SavedPending]) -> dict[str, Any]:
-    """Return the object that `save-pending --json` prints."""
-    return {"saved": [plain(asdict(clustering)) for clustering in saved]}
 
 
 def saved_text(saved: Sequence[SavedPending]) -> str:
@@ -259,7 +249,3 @@ def _format_ids(ids: dict[str, UUID | None], width: int) -> list[str]:
             lines.append(" " * 5)
         lines[-1] += item
     return lines
-
-
-def _list_doubts(record: ClusteringRecord) -> list[dict[str, str]]:
-    return [asdict(doubt) for doubt in find_doubts(record)]

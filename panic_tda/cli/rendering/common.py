@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from datetime import datetime
-from typing import Any
-from uuid import UUID
-
-from panic_tda.wording import format_utc
 
 PIPE_COLUMNS = 160
 """Largest width of paragraphs in a file or a pipe, in columns."""
@@ -33,14 +28,3 @@ def decimal(value: float | None) -> str:
 def yes_no(value: bool | None) -> str:
     """Return `yes`, `no`, or `-` for None."""
     return "-" if value is None else "yes" if value else "no"
-
-
-def plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy with ids and times as text, which JSON can represent."""
-    return {name: _convert_value(item) for name, item in value.items()}
-
-
-def _convert_value(value: Any) -> Any:
-    if isinstance(value, UUID):
-        return str(value)
-    return format_utc(value) if isinstance(value, datetime) else value

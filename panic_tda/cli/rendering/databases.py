@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-from panic_tda.cli.rendering.common import plain
 from panic_tda.cli.text import paragraph, shorten
 from panic_tda.devices.doctor import Environment
 from panic_tda.storage.doctor import Examination, Repair
@@ -15,20 +13,10 @@ from panic_tda.storage.write.import_summary import ImportSummary
 from panic_tda.wording import format_bytes, on_one_line, pluralize
 
 
-def import_json(summary: ImportSummary) -> dict[str, Any]:
-    """Return the object that `import-embeddings --json` prints."""
-    return plain(asdict(summary)) | {"n_present": summary.n_present}
-
-
 def import_text(summary: ImportSummary) -> str:
     """Return a sentence on what an import added, and what was already stored."""
     text = summary.describe()
     return text[0].upper() + text[1:] + "."
-
-
-def copy_json(summary: CopySummary) -> dict[str, Any]:
-    """Return the object that `copy-database --json` prints."""
-    return plain(asdict(summary))
 
 
 def copy_text(summary: CopySummary) -> str:
@@ -46,11 +34,6 @@ def copy_text(summary: CopySummary) -> str:
     return "\n".join(lines)
 
 
-def examination_json(examination: Examination) -> dict[str, Any]:
-    """Return the object that `doctor --json` prints."""
-    return asdict(examination)
-
-
 def examination_text(examination: Examination, width: int) -> str:
     """Return the findings in a database: their counts, first ids and remedies."""
     n_found = len(examination.findings)
@@ -59,10 +42,8 @@ def examination_text(examination: Examination, width: int) -> str:
         lines += ["", f"{finding.kind}: {finding.count:,}", paragraph(finding.what, width)]
         lines.append(paragraph(f"remedy: {finding.remedy}", width))
         # A detail begins with its id, which is not listed again.
-        detail_lines = [
-            *finding.details,
-            *(row_id for row_id in finding.ids if row_id not in _extract_ids(finding.details)),
-        ]
+        described = {detail.partition(": ")[0] for detail in finding.details}
+        detail_lines = [*finding.details, *(row_id for row_id in finding.ids if row_id not in described)]
         n_shown = len(finding.ids)
         lines += [f"  {shorten(on_one_line(line), max(20, width - 2))}" for line in detail_lines]
         if n_shown < finding.count:
@@ -102,15 +83,6 @@ def repairs_text(planned: Sequence[Repair], width: int) -> str:
             left = f"  {repair.n_left:,} {stay}"
             lines.append(paragraph(left, width))
     return "\n".join(lines)
-
-
-def _extract_ids(details: Sequence[str]) -> set[str]:
-    return {detail.partition(": ")[0] for detail in details}
-
-
-def environment_json(environment: Environment) -> dict[str, Any]:
-    """Return the object that `doctor --environment --json` prints."""
-    return asdict(environment)
 
 
 def environment_text(environment: Environment, width: int) -> str:

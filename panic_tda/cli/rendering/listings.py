@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
-from panic_tda.cli.rendering.common import percent, plain, yes_no
+from panic_tda.cli.rendering.common import percent, yes_no
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.doubts import find_doubts
 from panic_tda.records import COSINE, ClusteringRecord
@@ -203,22 +202,19 @@ def _describe_setting(setting: _Setting, record: ClusteringRecord, names: Mappin
 
 def _convert_summary(summary: ClusteringSummary, n_predicted: int) -> dict[str, Any]:
     record = summary.record
+    outlier_percent = 100 * record.n_outliers / record.n_embeddings if record.n_embeddings else None
     values = (
         *(str(summary.id), summary.embedding_model, summary.algorithm, record.cluster_selection_epsilon),
         *(record.min_cluster_size, record.min_samples, record.cluster_selection_method),
         *(record.max_cluster_size, record.allow_single_cluster, record.downsample, record.recut_of),
         *(record.backend, record.exact, record.n_clusters, record.metric or COSINE, record.root_selected),
-        [asdict(doubt) for doubt in find_doubts(record)],
-        *(record.n_embeddings, _compute_outlier_percent(record), summary.created_at, summary.seconds),
+        find_doubts(record),
+        *(record.n_embeddings, outlier_percent, summary.created_at, summary.seconds),
         *(n_predicted, None),
     )
-    return plain(dict(zip(_JSON_KEYS, values, strict=True)))
+    return dict(zip(_JSON_KEYS, values, strict=True))
 
 
 def _describe_unreadable(clustering: UnreadableClustering, width: int) -> str:
     model = "" if clustering.embedding_model is None else f" of {clustering.embedding_model}"
     return paragraph(on_one_line(f"{clustering.reference}{model} cannot be read: {clustering.reason}"), width)
-
-
-def _compute_outlier_percent(record: ClusteringRecord) -> float | None:
-    return 100 * record.n_outliers / record.n_embeddings if record.n_embeddings else None

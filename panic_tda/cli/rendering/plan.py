@@ -8,7 +8,7 @@ from panic_tda.cli.rendering.common import PIPE_COLUMNS
 from panic_tda.cli.text import Column, duration, paragraph, table
 from panic_tda.devices.machine import available_cores
 from panic_tda.insight.memory import BackendMemory
-from panic_tda.insight.planning import FactorPlan, Plan
+from panic_tda.insight.plans import FactorPlan, Plan
 from panic_tda.insight.scaling import WorkersPlan
 from panic_tda.wording import format_bytes, on_one_line, pluralize
 

@@ -229,8 +229,8 @@ def _describe_totals(total: GroupSummary) -> str:
     stretches = total.stretches.reached_end + total.stretches.left_again
     sentences = [
         f"{'The only run' if total.n_runs == 1 else f'All {total.n_runs} runs'}: "
-        f"{percent(total.transit_steps, total.n_steps)}{_format_share_interval(total, 'transit_share')} of "
-        f"{total.n_steps} "
+        f"{percent(total.transit_steps, total.n_steps)}{_format_percents(total.intervals['transit_share'])} "
+        f"of {total.n_steps} "
         f"{pluralize(total.n_steps, 'step is', 'steps are')} in transit, {total.settled_runs} settled in a "
         f"cluster, {one_text} {pluralize(one_text, 'repeats', 'repeat')} one text until the end and {loops} "
         f"a loop{_describe_absorption(total)}."
@@ -311,10 +311,6 @@ def _format_interval(total: GroupSummary, name: str, digits: str = "g") -> str:
         return ""
     high = f"{interval.high:{digits}}" if math.isfinite(interval.high) else "not reached"
     return f" ({interval.low:{digits}} to {high})"
-
-
-def _format_share_interval(total: GroupSummary, name: str) -> str:
-    return _format_percents(total.intervals[name])
 
 
 def _format_percents(interval: Interval | None) -> str:

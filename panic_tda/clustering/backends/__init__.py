@@ -15,13 +15,10 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from panic_tda.clustering.backends.base import Backend, FitOptions, build_unavailable_error
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
-
-if TYPE_CHECKING:
-    from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import ClusteringParameters
 
 _HOMES = {
     "cuml": ("panic_tda.clustering.backends.cuml", "CumlBackend"),

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+from panic_tda.clustering.executor import Executor
+from panic_tda.clustering.state_files import Form
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.progress import Progress, Silent
 from panic_tda.records import COSINE
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from panic_tda.clustering.executor import Executor
-    from panic_tda.clustering.state_files import Form
-    from panic_tda.types import Array, IntArray, SpanningTree
+from panic_tda.types import Array, IntArray, SpanningTree
 
 
 class Checkpoint(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,8 @@ from panic_tda.clustering.backends.base import FitOptions, build_unavailable_err
 from panic_tda.clustering.backends.tree_check import sample_improving_edges
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, UnsupportedOnBackend
-from panic_tda.types import SpanningTree
-from panic_tda.wording import format_bytes
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, Float32Array, IntArray
+from panic_tda.types import Array, Float32Array, IntArray, SpanningTree
+from panic_tda.wording import first_line, format_bytes
 
 MIN_SAMPLES = (2, 1_024)
 """Smallest and largest value, counting the row itself; cuML does not count it and accepts 1 to 1,023."""
@@ -158,7 +155,7 @@ class CumlBackend:
         except (MemoryError, RuntimeError) as error:
             if _NOT_CONNECTED.search(str(error)):
                 raise BackendFailure(
-                    f"backend cuml could not connect its neighbour graph ({_first_line(error)}); use "
+                    f"backend cuml could not connect its neighbour graph ({first_line(error)}); use "
                     "--backend tiled, which is exact, or a larger --min-samples"
                 ) from error
             if not _is_out_of_memory(error):
@@ -205,15 +202,11 @@ def _build_memory_error(error: Exception, shape: tuple[int, int], options: FitOp
     free_without_rows = free + 4 * n_rows * n_features
     estimate = estimate_bytes(n_rows, n_features, options.min_samples)
     return DeviceOutOfMemory(
-        f"backend cuml ran out of device memory ({_first_line(error)}) on {n_rows:,} × {n_features:,} rows "
+        f"backend cuml ran out of device memory ({first_line(error)}) on {n_rows:,} × {n_features:,} rows "
         f"at min_samples {options.min_samples}: the estimate is {format_bytes(estimate)} and "
         f"{format_bytes(free)} are free now, in addition to the rows; "
         f"{_suggest_options(n_rows, n_features, options, free_without_rows, known_to_fail=True)}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _build_tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:

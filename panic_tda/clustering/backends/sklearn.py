@@ -8,7 +8,6 @@ dimensions. Here the distances are computed tile by tile from separate buffers.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +15,8 @@ from panic_tda.arrays.rows import slices
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, fill_lists
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.types import NeighbourLists, SpanningTree
+from panic_tda.types import Float32Array, FloatArray, IntArray, NeighbourLists, SpanningTree
 from panic_tda.wording import format_bytes
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray, IntArray
 
 MAX_ROWS = 20_000
 TILE_ROWS = 1024

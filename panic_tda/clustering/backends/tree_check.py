@@ -7,7 +7,7 @@ minimum spanning tree has no improving edge.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,15 @@ from panic_tda.arrays.namespace import namespace, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.trees import DendrogramOrder, Edges, PathsFrom, dendrogram_order, paths_from
 from panic_tda.progress import Progress, Silent
-from panic_tda.types import ImprovingEdgeSample
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, ArrayModule, Float32Array, FloatArray, IntArray, SpanningTree
+from panic_tda.types import (
+    Array,
+    ArrayModule,
+    Float32Array,
+    FloatArray,
+    ImprovingEdgeSample,
+    IntArray,
+    SpanningTree,
+)
 
 SAMPLE_ROWS = 2_048
 _COLUMNS = 2_048

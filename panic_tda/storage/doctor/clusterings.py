@@ -107,12 +107,13 @@ def find_orphans(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]
     known = set(read_stored_values(connection, sa.select(_result.c.key)))
     tables = {name: table for name, table in _TABLES.items() if name in info.columns}
     columns = [table.c.result_key for table in tables.values()]
+    count = sa.select(sa.func.count())
     orphan_keys = {key for column in columns for key in read_distinct_values(connection, column)} - known
     return [
         OrphanRows(
             key,
             {
-                name: _count_rows(connection, table.c.result_key == as_literal(key))
+                name: int(connection.execute(count.where(table.c.result_key == as_literal(key))).scalar_one())
                 for name, table in tables.items()
             },
         )
@@ -212,7 +213,3 @@ def _read_assigned_ids(info: DatabaseInfo, connection: Connection, key: int) -> 
         if info.has_ours(table.name):
             of_key = table.c.result_key == as_literal(key)
             yield from read_stored_values(connection, sa.select(table.c.embedding_id).where(of_key))
-
-
-def _count_rows(connection: Connection, condition: Any) -> int:
-    return int(connection.execute(sa.select(sa.func.count()).where(condition)).scalar_one())

@@ -116,14 +116,14 @@ def plan_broken_clusterings(info: DatabaseInfo) -> Repair:
 
 def plan_damaged_trees(info: DatabaseInfo) -> Repair:
     """Plan to delete unreadable trees; their clusterings stay, but can no longer be cut again."""
-    keys = [key for _, key, _ in trees.find_damaged_trees(info)]
+    keys = [key for _, key, _ in trees.find_damaged(info, trees.TREE)]
     what = "trees that cannot be read are deleted; their clusterings stay, without a tree"
     return Repair(trees.TREE, len(keys), what, 0, _delete_each(keys, trees.delete_tree))
 
 
 def plan_damaged_neighbours(info: DatabaseInfo) -> Repair:
     """Plan to delete unreadable neighbour lists; clusterings and trees stay."""
-    keys = [key for _, key, _ in trees.find_damaged_neighbours(info)]
+    keys = [key for _, key, _ in trees.find_damaged(info, trees.NEIGHBOURS)]
     what = "neighbour lists that cannot be read are deleted; their clusterings and trees stay"
     return Repair(trees.NEIGHBOURS, len(keys), what, 0, _delete_each(keys, trees.delete_neighbours))
 

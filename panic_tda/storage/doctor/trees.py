@@ -30,36 +30,26 @@ SAMPLE_EDGES = 1_000
 _SEED = 0
 _EXACT, _SINGLE = 1e-6, 8 * 1.01 * 2.0**-24
 """Tolerance of squared heights: relative in an exact tree, otherwise absolute per dimension (float32)."""
+_READERS: dict[str, Callable[[Connection, UUID], object]] = {TREE: read_tree, NEIGHBOURS: read_graph}
 
 
 def check_trees(info: DatabaseInfo, findings: Findings) -> None:
     """Find stored trees that cannot be read as spanning trees of distances."""
-    for summary, _, fault in find_damaged_trees(info):
+    for summary, _, fault in find_damaged(info, TREE):
         findings.add(TREE, summary.id.hex, fault)
-
-
-def find_damaged_trees(info: DatabaseInfo) -> Iterator[tuple[ClusteringSummary, Any, str]]:
-    """Yield each clustering whose tree cannot be read, with its key and the reason; one tree at a time."""
-    yield from _find_unreadable(info, read_tree)
 
 
 def check_neighbours(info: DatabaseInfo, findings: Findings) -> None:
     """Find stored neighbour lists that cannot be read."""
-    for summary, _, fault in find_damaged_neighbours(info):
+    for summary, _, fault in find_damaged(info, NEIGHBOURS):
         findings.add(NEIGHBOURS, summary.id.hex, fault)
 
 
-def find_damaged_neighbours(info: DatabaseInfo) -> Iterator[tuple[ClusteringSummary, Any, str]]:
-    """Yield each clustering whose neighbour lists cannot be read, with its key and the reason."""
-    yield from _find_unreadable(info, read_graph)
-
-
-def _find_unreadable(
-    info: DatabaseInfo, read: Callable[[Connection, UUID], object]
-) -> Iterator[tuple[ClusteringSummary, Any, str]]:
+def find_damaged(info: DatabaseInfo, kind: str) -> Iterator[tuple[ClusteringSummary, Any, str]]:
+    """Yield each clustering whose tree or lists (by the kind) cannot be read, with its key and the reason."""
     for stored, key in _open_clusterings(info):
         try:
-            read(stored.connection, stored.summary.id)
+            _READERS[kind](stored.connection, stored.summary.id)
         except DamagedTree as error:
             yield stored.summary, key, error.fault
 

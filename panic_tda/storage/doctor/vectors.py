@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql import Select
 
 from panic_tda.arrays.rows import has_direction
 from panic_tda.storage.bulk import stream_rows
@@ -17,9 +18,6 @@ from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus, list_models, stored_width
 from panic_tda.storage.schema.tables import Embedding
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from sqlalchemy.sql import Select
 
 MISSING, LENGTH, NOT_FINITE, ZERO = "missing_vector", "vector_length", "vector_not_finite", "vector_zero"
 _BATCH_BYTES = 1 << 20

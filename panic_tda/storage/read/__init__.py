@@ -6,6 +6,6 @@ Embeddings
 Stored clusterings
     `summaries` and `results` find clusterings. `clusterings` reads one clustering, part by part, with
     `assignments` (the cluster of each embedding), `medoids`, `trees` (the spanning tree) and `trajectories`
-    (the assignments run by run). `exports` streams every row with its texts. `completions` reads the names
-    for shell completion.
+    (the assignments run by run). `exports` streams every row with its texts (`row_streams` has what all
+    exports share). `completions` reads the names for shell completion.
 """

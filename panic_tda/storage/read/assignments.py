@@ -109,9 +109,9 @@ def read_assignments(
     return Assignments(ids, labels, probabilities, locators[0] if has_locators else ids_as_locators)
 
 
-def count_assignments(connection: Connection, clustering_id: UUID) -> int:
-    """Count the assignments of a clustering."""
-    has_key = _assignment.c.result_key == select_key(clustering_id)
+def count_assignments(connection: Connection, clustering_id: UUID, *, table: sa.Table = _assignment) -> int:
+    """Count the assignments of a clustering in a table; see `read_assignments`."""
+    has_key = table.c.result_key == select_key(clustering_id)
     return int(connection.execute(sa.select(sa.func.count()).where(has_key)).scalar_one())
 
 

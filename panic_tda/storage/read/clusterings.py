@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from panic_tda.progress import Progress, Silent
@@ -38,9 +38,6 @@ from panic_tda.storage.read.trajectories import (
 )
 from panic_tda.storage.read.vectors_by_id import read_prompt_vectors, require_vectors
 from panic_tda.types import BoolArray, BytesArray, EmbeddingMatrix, Float32Array, IntArray, SpanningTree
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class StoredClustering:
@@ -99,7 +96,7 @@ class StoredClustering:
     @cached_property
     def predictions(self) -> Assignments:
         """Return the predicted assignments with locators, by ascending embedding id; often there are none."""
-        return read_predictions(self.connection, self.summary.id, with_locators=True, progress=self._progress)
+        return read_predictions(self.connection, self.summary.id, progress=self._progress)
 
     @cached_property
     def steps(self) -> RunSteps:

@@ -8,14 +8,11 @@ hashes: their rows are scattered over the file.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +32,7 @@ from panic_tda.storage.read.census import FLOAT_BYTES
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.predictions import count_predictions, has_predictions
 from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.row_streams import RowStream, describe, with_dashes
 from panic_tda.storage.read.trees import read_core_distances
 from panic_tda.storage.schema.sampling import select_strides
 from panic_tda.storage.schema.tables import (
@@ -47,10 +45,8 @@ from panic_tda.storage.schema.tables import (
     Run,
 )
 from panic_tda.types import OUTLIER
-from panic_tda.wording import format_utc, pluralize
+from panic_tda.wording import pluralize
 
-METADATA_KEY = "panic_tda"
-"""Key in the schema's metadata under which the clustering is described."""
 VECTOR = "vector"
 BATCH_ROWS = 4096
 BATCH_BYTES = 4 << 20
@@ -83,47 +79,6 @@ _COLUMNS = pa.schema(
 _IDS = ("embedding_id", "invocation_id", "run_id", "experiment_id")
 _UNCHANGED_COLUMNS = ("initial_prompt", "seed", "sequence_number", "step", "output_type", "text")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RowStream:
-    """A stream of rows for an export.
-
-    Attributes
-    ----------
-    schema : pyarrow.Schema
-        Schema of every batch.
-    n_rows : int
-        Number of rows of all batches.
-    batches : iterator of pyarrow.RecordBatch
-        Batches of at most some thousand rows. Iterate once, while their source is open.
-    source : Path or None
-        The database file that is read.
-    """
-
-    schema: pa.Schema
-    n_rows: int
-    batches: Iterator[pa.RecordBatch]
-    source: Path | None = None
-
-
-def describe(clustering: ClusteringSummary, **extra: Any) -> dict[bytes, bytes]:
-    """Return the schema metadata that describes a clustering, with extra entries."""
-    description: dict[str, Any] = {
-        "clustering": str(clustering.id),
-        "embedding_model": clustering.embedding_model,
-        "created_at": format_utc(clustering.created_at),
-        "parameters": clustering.record.to_json(),
-    }
-    with suppress(importlib.metadata.PackageNotFoundError):
-        description["version"] = importlib.metadata.version("panic_tda")
-    return {METADATA_KEY.encode(): json.dumps(description | extra).encode()}
-
-
-def with_dashes(ids: pa.Array) -> pa.Array:
-    """Return ids of 32 hexadecimal digits in the usual form with dashes; other values stay unchanged."""
-    groups = "".join(f"([0-9a-f]{{{length}}})" for length in (8, 4, 4, 4, 12))
-    return pc.replace_substring_regex(ids, f"^{groups}$", r"\1-\2-\3-\4-\5")
 
 
 @contextmanager
@@ -239,7 +194,10 @@ def _stream_table(
                 arrays = _convert_columns(stored, schema, dimensions)
             arrays["model"] = _convert_strings(output_models.read(stored))
             arrays["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
-            arrays |= {name: _slice_or_null(column, first, len(rows)) for name, column in aligned.items()}
+            arrays |= {
+                name: column.slice(first, len(rows)) if len(column) else pa.nulls(len(rows), column.type)
+                for name, column in aligned.items()
+            }
             arrays["predicted"] = pa.repeat(table is EMBEDDING_PREDICTION, len(rows))
             arrays["is_medoid"] = pc.is_in(_convert_strings(stored["embedding_id"]), medoids.ids)
             arrays["medoid_text"] = _convert_strings(medoids.read_texts(stored["label"]))
@@ -253,10 +211,6 @@ def _stream_table(
             first,
             dimensions,
         )
-
-
-def _slice_or_null(column: pa.Array, first: int, n_rows: int) -> pa.Array:
-    return column.slice(first, n_rows) if len(column) else pa.nulls(n_rows, column.type)
 
 
 def _convert_columns(

@@ -6,8 +6,9 @@ so that the rows of a fit, and everything that is computed from these, stay as t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -18,16 +19,12 @@ from panic_tda.progress import Progress
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
 from panic_tda.storage.columns import are_ids
-from panic_tda.storage.read.assignments import Assignments, read_assignments, select_key
+from panic_tda.storage.read.assignments import Assignments, count_assignments, read_assignments
 from panic_tda.storage.read.census import FLOAT_BYTES, show_id
 from panic_tda.storage.read.summaries import ClusteringSummary
 from panic_tda.storage.schema.sampling import sample
 from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, ClusteringResult, Embedding
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from panic_tda.types import BytesArray, Float32Array, IntArray
+from panic_tda.types import BytesArray, Float32Array, IntArray
 
 _ROWS = 2_000
 _embedding = Embedding.__table__
@@ -78,20 +75,16 @@ def has_predictions(connection: Connection) -> bool:
 
 
 def read_predictions(
-    connection: Connection,
-    clustering_id: UUID,
-    *,
-    with_locators: bool = False,
-    progress: Progress | None = None,
+    connection: Connection, clustering_id: UUID, *, progress: Progress | None = None
 ) -> Assignments:
-    """Read the predicted assignments of a clustering; see `read_assignments`."""
+    """Read the predicted assignments of a clustering, with locators; see `read_assignments`."""
     if not has_predictions(connection):
         empty = np.empty(0, dtype=f"S{ID_LENGTH}")
         is_sqlite = connection.dialect.name == "sqlite"
-        locators = (np.empty(0, dtype=np.int64) if is_sqlite else empty) if with_locators else None
+        locators = np.empty(0, dtype=np.int64) if is_sqlite else empty
         return Assignments(empty, np.empty(0, dtype=np.int64), np.empty(0), locators)
     return read_assignments(
-        connection, clustering_id, with_locators=with_locators, progress=progress, table=_prediction
+        connection, clustering_id, with_locators=True, progress=progress, table=_prediction
     )
 
 
@@ -99,8 +92,7 @@ def count_predictions(connection: Connection, clustering_id: UUID) -> int:
     """Count the predicted assignments of a clustering."""
     if not has_predictions(connection):
         return 0
-    has_key = _prediction.c.result_key == select_key(clustering_id)
-    return int(connection.execute(sa.select(sa.func.count()).where(has_key)).scalar_one())
+    return count_assignments(connection, clustering_id, table=_prediction)
 
 
 def count_all_predictions(connection: Connection) -> dict[UUID, int]:

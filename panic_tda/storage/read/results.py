@@ -118,9 +118,7 @@ def find_clusterings(
     if model is not None and not of_model:
         raise UnknownModel(f"no clustering of model {model!r} is stored; see panic-tda list-clusterings")
     latest = _find_latest(of_model, unreadable) if "latest" in references else []
-    named, damaged = _resolve_references(
-        readable, unreadable, [name for name in references if name != "latest"]
-    )
+    named, damaged = _resolve_references(readable, unreadable, references)
     if damaged:
         raise DamagedValue(f"clustering {damaged[0].reference} cannot be read: {damaged[0].reason}")
     for summary in named:
@@ -146,9 +144,7 @@ def find_all_clusterings(
     references = list(references)
     readable, unreadable = read_summaries(session.connection())
     latest = _find_latest(readable, unreadable) if "latest" in references else []
-    named, damaged = _resolve_references(
-        readable, unreadable, [name for name in references if name != "latest"]
-    )
+    named, damaged = _resolve_references(readable, unreadable, references)
     return list({summary.id: summary for summary in [*latest, *named]}.values()), damaged
 
 
@@ -286,10 +282,12 @@ def _resolve_references(
     unreadable: Sequence[UnreadableClustering],
     references: Iterable[str],
 ) -> tuple[list[ClusteringSummary], list[UnreadableClustering]]:
-    """Return the readable and the unreadable clusterings for ids or unique beginnings of ids."""
+    """Return the readable and the unreadable clusterings for unique beginnings of ids; skip `latest`."""
     stored: list[ClusteringSummary | UnreadableClustering] = [*readable, *unreadable]
     named: list[ClusteringSummary | UnreadableClustering] = []
     for reference in references:
+        if reference == "latest":
+            continue
         matching = [clustering for clustering in stored if matches(clustering, reference)]
         if len(matching) != 1:
             several = f"{len(matching) or 'none'} of {len(stored)} stored clusterings begin"

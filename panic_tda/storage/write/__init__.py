@@ -9,5 +9,6 @@ Imports
     need. `drift` counts vectors that differ from stored ones, `times` converts times, and `import_summary` is
     the result.
 Copies
-    `copying` copies a database into a new one, table by table (`copied_tables`).
+    `copying` copies a database into a new one, table by table (`copied_tables`). `insertion` inserts rows at
+    the speed of the driver, for all of these.
 """

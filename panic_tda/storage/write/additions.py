@@ -14,13 +14,13 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.bulk import insert_new_rows
 from panic_tda.storage.cells import read_rows
 from panic_tda.storage.read.census import NAMED_IDS
 from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.storage.write.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.storage.write.drift import Drift
 from panic_tda.storage.write.import_summary import ImportSummary, LeftOut
+from panic_tda.storage.write.insertion import insert_new_rows
 from panic_tda.storage.write.row_additions import RowAdditions, as_blobs
 from panic_tda.storage.write.times import TIMES
 

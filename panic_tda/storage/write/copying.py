@@ -31,7 +31,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DamagedValue, DatabaseError, NeedsUpgrade
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.bulk import insert_into, stream_rows
+from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import find_damaged, read_rows
 from panic_tda.storage.database import (
     COPY_TABLE,
@@ -43,6 +43,7 @@ from panic_tda.storage.database import (
 )
 from panic_tda.storage.write import copied_tables
 from panic_tda.storage.write.copied_tables import CopiedTable
+from panic_tda.storage.write.insertion import insert_into
 from panic_tda.wording import format_bytes, pluralize
 
 BATCH_BYTES = 64 << 20

@@ -22,7 +22,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.bulk import insert_new_rows, read_by_keys
+from panic_tda.storage.bulk import read_by_keys
 from panic_tda.storage.read.census import NAMED_IDS, show_id
 from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding, ExperimentConfig, Invocation, Run
 from panic_tda.storage.write.additions import merge_lists
@@ -35,6 +35,7 @@ from panic_tda.storage.write.batches import (
     refuse_row,
 )
 from panic_tda.storage.write.import_summary import REASONS, ImportSummary, LeftOut
+from panic_tda.storage.write.insertion import insert_new_rows
 from panic_tda.storage.write.row_additions import RowAdditions, as_blobs
 from panic_tda.storage.write.times import TIMES, UNKNOWN_TIME, as_stored
 
@@ -109,7 +110,8 @@ class DumpAdditions(RowAdditions):
                 stored[values["id"]] = values
                 new.append(values)
             else:
-                self._compare_run(run.id, before, values)
+                if any(before[name] != values[name] for name in ("network", "initial_prompt")):
+                    self._count_example(_DIFFERS, run.id)
                 self._update_run(before, values)
             self._seeds[run.id] = stored[values["id"]]["seed"]
         if new:
@@ -237,11 +239,6 @@ class DumpAdditions(RowAdditions):
             n_differing=self._counts[_DIFFERS],
             n_unlinked=self._counts[_UNLINKED],
         )
-
-    def _compare_run(self, identity: str, stored: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Count a run whose stored row differs from the dump."""
-        if any(stored[name] != values[name] for name in ("network", "initial_prompt")):
-            self._count_example(_DIFFERS, identity)
 
     def _compare_invocation(self, stored: tuple[Any, ...], values: tuple[Any, ...]) -> None:
         *before, stored_source = stored

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import UnknownClustering
-from panic_tda.storage.bulk import insert_new_rows, select_by_keys
+from panic_tda.storage.bulk import select_by_keys
 from panic_tda.storage.database import Database, lock_for_saving
 from panic_tda.storage.schema.tables import EMBEDDING_PREDICTION, ClusteringResult
-
-if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, FloatArray, IntArray
+from panic_tda.storage.write.insertion import insert_new_rows
+from panic_tda.types import BytesArray, FloatArray, IntArray
 
 _COLUMNS = ("result_key", "embedding_id", "label", "probability")
 
@@ -52,7 +51,8 @@ def save_predictions(
         if key is None:
             raise UnknownClustering(f"clustering {clustering_id} was deleted meanwhile")
         names = [identity.decode() for identity in ids.tolist()]
-        allowed = _find_stored(connection, names) - _find_held(connection, key, names)
+        stored = {name for (name,) in select_by_keys(connection, "embedding", ["id"], {"id": names})}
+        allowed = stored - _find_held(connection, key, names)
         rows = [
             (key, name, label, probability)
             for name, label, probability in zip(names, labels.tolist(), probabilities.tolist(), strict=True)
@@ -61,11 +61,6 @@ def save_predictions(
         return insert_new_rows(
             connection, EMBEDDING_PREDICTION.name, _COLUMNS, rows, key="result_key, embedding_id"
         )
-
-
-def _find_stored(connection: Connection, names: list[str]) -> set[str]:
-    """Return those ids of which an embedding is stored."""
-    return {name for (name,) in select_by_keys(connection, "embedding", ["id"], {"id": names})}
 
 
 def _find_held(connection: Connection, key: int, names: list[str]) -> set[str]:

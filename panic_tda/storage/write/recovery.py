@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from panic_tda.clustering.checkpoint import remove_states_of_input
 from panic_tda.clustering.recipe import find_medoid
@@ -24,10 +24,6 @@ from panic_tda.storage.schema.tables import Embedding
 from panic_tda.storage.write import pending, saving
 from panic_tda.types import BoolArray, FinishedClustering
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
-
 
 _log = logging.getLogger(__name__)
 

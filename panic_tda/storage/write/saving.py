@@ -18,7 +18,6 @@ from panic_tda.arrays.rows import slices
 from panic_tda.doubts import Wording
 from panic_tda.errors import DatabaseError, SaveFailed, unexpected
 from panic_tda.interrupts import rescue
-from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.cells import read_each
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.read.predictions import has_predictions
@@ -35,6 +34,7 @@ from panic_tda.storage.schema.tables import (
     uuid7,
 )
 from panic_tda.storage.write import pending
+from panic_tda.storage.write.insertion import insert_rows
 from panic_tda.storage.write.neighbour_graphs import save_graph
 from panic_tda.storage.write.trees import save_tree
 from panic_tda.types import OUTLIER, Clustering, EmbeddingMatrix, FinishedClustering

@@ -10,9 +10,9 @@ from pyarrow import ipc
 from sqlalchemy.engine import Connection
 
 from panic_tda.storage.arrow import to_arrow
-from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.read import trees
 from panic_tda.storage.schema.tables import ClusteringTree
+from panic_tda.storage.write.insertion import insert_rows
 from panic_tda.types import SpanningTree
 
 _OPTIONS = ipc.IpcWriteOptions(compression="zstd")
