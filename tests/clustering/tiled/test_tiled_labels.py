@@ -18,7 +18,7 @@ from tests.clustering.test_recipe import assert_is_the_oracles
 from tests.clustering.tiled.test_tiled import DATA, anisotropic, blobs, random_tree
 
 # The oracle takes a third of a second for so many.
-ROWS = 75
+ROWS = 77
 
 
 def choose_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
