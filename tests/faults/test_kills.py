@@ -27,7 +27,8 @@ ROWS = 1200
 MOMENTS = {
     "import": [("import", 0.6)],
     "upgrade": [("upgrade", 0.7)],
-    "fit": [("verify", 0.3), ("save", 0.4)],
+    # `clustering/tiled/test_resume.py` kills in the passes of a fit.
+    "fit": [("save", 0.4)],
     "delete": [("delete", 0.3)],
 }
 """Phases, and how far into them the kill comes."""
