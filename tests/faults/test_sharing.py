@@ -37,16 +37,16 @@ def cluster_meanwhile(file: UpgradedFile, *statements: str, remove: bool = False
     """Cluster by the command, and change the file by another connection between the fit and the saving."""
     cluster_rows = clustering_manager.cluster_rows
     with (
-        closing(sqlite3.connect(file.path, isolation_level=None)) as other,
+        closing(sqlite3.connect(file.path, isolation_level=None)) as writer,
         pytest.MonkeyPatch.context() as patch,
     ):
 
         def cluster_and_change(*arguments: Any, **options: Any) -> Any:
             clustered_rows = cluster_rows(*arguments, **options)
             for statement in statements:
-                other.execute(statement)
+                writer.execute(statement)
             if remove:
-                other.close()
+                writer.close()
                 file.path.unlink()
             return clustered_rows
 
