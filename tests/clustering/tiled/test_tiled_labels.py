@@ -17,7 +17,7 @@ from panic_tda.parameters import ClusteringParameters
 from tests.clustering.test_recipe import assert_is_the_oracles
 from tests.clustering.tiled.test_tiled import DATA, anisotropic, blobs, random_tree
 
-# The oracle takes a third of a second for so many.
+# The oracle is slow: with more rows it takes most of the time.
 ROWS = 77
 
 
