@@ -9,9 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.storage.database import open_database
+from panic_tda.storage.schema.upgrade import upgrade
 from tests.field_files import FieldSpec, write_field_file
 from tests.hostile import command_line, require_harmless
-from tests.snapshots import run_python
 
 pytestmark = pytest.mark.xdist_group("hostile arguments")
 
@@ -21,9 +24,8 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small database with clusterings."""
     path = tmp_path_factory.mktemp("hostile") / "field.sqlite"
     write_field_file(path, FieldSpec())
-    for words in ("upgrade --yes", "cluster-embeddings --min-cluster-size 2"):
-        process = run_python("from panic_tda.main import main; main()", *words.split(), "-q", "--db", path)
-        assert process.returncode == 0, process.stderr
+    upgrade(open_database(path))
+    cluster_all_data(path, parameters=ClusteringParameters(min_cluster_size=2))
     return path
 
 

@@ -8,6 +8,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import click
@@ -62,17 +63,24 @@ def messages_of(path: Path) -> Iterator[str]:
             yield node.value if isinstance(node.value, str) else ""
 
 
-MESSAGES = {path.relative_to(ROOT).as_posix(): list(messages_of(path)) for path in SOURCES}
 HELP = {name: str(command.help) for name, command in main.commands.items()}
 SHELL = {path.relative_to(ROOT).as_posix(): [path.read_text(encoding="utf-8")] for path in SCRIPTS}
-TOLD = (
-    MESSAGES
-    | {f"help of {name}": [text] for name, text in HELP.items()}
-    | {page: [text] for page, text in PAGES.items()}
-)
 
 
-def find_remedies(pattern: re.Pattern[str], texts: dict[str, list[str]] = TOLD) -> list[tuple[str, str]]:
+@cache
+def read_texts() -> dict[str, list[str]]:
+    """Return the texts of the modules, the help and the handbook; every process collects this file."""
+    return (
+        {path.relative_to(ROOT).as_posix(): list(messages_of(path)) for path in SOURCES}
+        | {f"help of {name}": [text] for name, text in HELP.items()}
+        | {page: [text] for page, text in PAGES.items()}
+    )
+
+
+def find_remedies(
+    pattern: re.Pattern[str], more_texts: dict[str, list[str]] | None = None
+) -> list[tuple[str, str]]:
+    texts = read_texts() | (more_texts or {})
     return [
         (place, next(filter(None, (*match.groups(), match[0]))))
         for place, parts in texts.items()
@@ -103,7 +111,7 @@ def test_commands_that_are_named_exist() -> None:
 def test_command_lines_in_messages_parse() -> None:
     """Each begins with a command, and its options are that command's."""
     checked = 0
-    for place, line in find_remedies(COMMAND, TOLD | SHELL):
+    for place, line in find_remedies(COMMAND, SHELL):
         words = re.split(r"\s+", line.strip().rstrip(".,;:)"))
         while words and words[0] in GROUP:
             words.pop(0)
@@ -135,7 +143,7 @@ def test_command_lines_of_the_documents_parse(block: Block) -> None:
 
 def test_extras_named_in_messages_exist() -> None:
     """This package is in no index: an extra of it takes a checkout or a wheel."""
-    remedies = find_remedies(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
+    remedies = find_remedies(PIP, SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
     remedies += [("installing", extra) for extra in re.findall(r"`(\.\[\w+\])`", PAGES["installing"])]
     extras = {extra for _, what in remedies for extra in re.findall(r"^\.\[(\w+)\]$", what)}
     assert extras | {"…"} == EXTRAS.keys() | {"…"}
@@ -149,6 +157,6 @@ def test_extras_named_in_messages_exist() -> None:
 
 
 def test_scripts_that_are_named_exist() -> None:
-    named = find_remedies(re.compile(r"\bscripts/[\w/-]+\.(?:sh|py)"), TOLD | SHELL)
+    named = find_remedies(re.compile(r"\bscripts/[\w/-]+\.(?:sh|py)"), SHELL)
     assert len(named) > 10
     assert [pair for pair in named if not (ROOT / pair[1]).is_file()] == []

@@ -282,8 +282,26 @@ def _import_render_plot() -> Any:
     with warnings.catch_warnings():
         # DataMapPlot warns if its settings cannot be saved in the home folder. They are not used here.
         warnings.filterwarnings("ignore", "Error (creating|loading) config file")
+        _import_edge_bundling()
         from datamapplot import render_plot
     return render_plot
+
+
+def _import_edge_bundling() -> None:
+    """Import the edge bundling that DataMapPlot imports, without compiling it.
+
+    Importing it compiles its functions, which takes 10 s in every process. Figures need none of them.
+    """
+    # First all that it imports itself, which is compiled when it is called.
+    import datashader
+    import numba
+
+    config: Any = numba.config
+    before, config.DISABLE_JIT = config.DISABLE_JIT, True
+    try:
+        import datashader.bundling  # noqa: F401
+    finally:
+        config.DISABLE_JIT = before
 
 
 @contextmanager

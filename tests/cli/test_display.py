@@ -8,8 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from panic_tda import clustering_manager
 from panic_tda.cli.display import Display
+from panic_tda.errors import SaveFailed
+from panic_tda.main import main
 from tests.cli.processes import SECONDS, SLOW, count_results, on_a_terminal, read_until, run, started
 from tests.conftest import MakeFile
 from tests.field_files import write_field_file
@@ -129,26 +133,14 @@ def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCa
     assert [message.split(":")[0] for message in messages if "done in" in message] == ["linkage", "distances"]
 
 
-SAVED_NOWHERE = """
-from panic_tda import clustering_manager
-from panic_tda.errors import SaveFailed
+def test_a_failed_phase_is_not_logged_as_done(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise SaveFailed("no room")
 
-def refuse(database, finished):
-    raise SaveFailed("no room")
-
-clustering_manager.save_or_write_pending = refuse
-from panic_tda.main import main
-try:
-    main(prog_name="panic-tda")
-except SystemExit as leaving:
-    assert leaving.code == 1
-"""
-
-
-def test_a_failed_phase_is_not_logged_as_done(upgraded: MakeFile) -> None:
-    file = upgraded()
-    words = ("cluster-embeddings", "--db", file.path)
-    log = run(*words, cwd=file.path.parent, code=SAVED_NOWHERE).stderr
+    monkeypatch.setattr(clustering_manager, "save_or_write_pending", refuse)
+    result = CliRunner().invoke(main, ["cluster-embeddings", "--db", str(upgraded().path)])
+    assert result.exit_code == 1
+    log = result.stderr
     assert len(re.findall(r"(Nomic|STSBMpnet): save: failed after \d+\.\d s", log)) == 2
     assert "save: done" not in log
     assert "count embeddings: done in" in log

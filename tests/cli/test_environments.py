@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from panic_tda.main import main
 from tests.cli.processes import in_a_shell, run
 from tests.conftest import MakeFile
 from tests.field_files import FieldSpec
@@ -29,12 +30,12 @@ def folder(upgraded: MakeFile) -> Path:
     return path.parent
 
 
-def require_clear(process: subprocess.CompletedProcess[str], words: str) -> None:
-    assert process.returncode in (1, 2), process.stderr
-    assert words in process.stderr
-    assert "unexpected" not in process.stderr
-    assert "Traceback" not in process.stderr
-    assert "Error" in process.stderr
+def require_clear(exit_code: int, stderr: str, words: str) -> None:
+    assert exit_code in (1, 2), stderr
+    assert words in stderr
+    assert "unexpected" not in stderr
+    assert "Traceback" not in stderr
+    assert "Error" in stderr
 
 
 @pytest.mark.parametrize(
@@ -44,19 +45,6 @@ def require_clear(process: subprocess.CompletedProcess[str], words: str) -> None
         ("panic-tda list-clusterings --db d.sqlite > /dev/full", FULL),
         ("panic-tda list-clusterings --db no.sqlite --json > /dev/full", "no database at"),
         ("panic-tda --help > /dev/full", FULL),
-        ("panic-tda list-clusterings --help > /dev/full", FULL),
-        ("panic-tda list-clusterings --db circle", LOOP),
-        ("panic-tda list-clusterings --db circle/d.sqlite", LOOP),
-        ("panic-tda list-clusterings --db d.sqlite --log-file circle", "cannot write the log file"),
-        ("panic-tda import-embeddings circle --db new.sqlite", "Too many levels of symbolic links"),
-        ("panic-tda save-pending circle --db d.sqlite", "it is a symbolic link"),
-        ("panic-tda list-clusterings --db pipe", PIPE),
-        ("panic-tda list-clusterings --db /dev/zero", PIPE),
-        ("panic-tda doctor --db pipe", PIPE),
-        ("panic-tda import-embeddings pipe --db new.sqlite", PIPE),
-        ("panic-tda save-pending pipe --db d.sqlite", "it is not a regular file"),
-        ("panic-tda list-clusterings --db d.sqlite --log-file pipe", "is a pipe that nobody reads"),
-        (f"panic-tda list-clusterings --db {'long' * 100}", "File name too long"),
         (
             "mkdir gone; cd gone; rmdir ../gone; panic-tda list-clusterings --db d",
             "working folder was deleted",
@@ -64,7 +52,33 @@ def require_clear(process: subprocess.CompletedProcess[str], words: str) -> None
     ],
 )
 def test_an_unusable_environment_is_refused_in_one_sentence(folder: Path, line: str, words: str) -> None:
-    require_clear(in_a_shell(line, folder), words)
+    process = in_a_shell(line, folder)
+    require_clear(process.returncode, process.stderr, words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("list-clusterings --db circle", LOOP),
+        ("list-clusterings --db circle/d.sqlite", LOOP),
+        ("list-clusterings --db d.sqlite --log-file circle", "cannot write the log file"),
+        ("import-embeddings circle --db new.sqlite", "Too many levels of symbolic links"),
+        ("save-pending circle --db d.sqlite", "it is a symbolic link"),
+        ("list-clusterings --db pipe", PIPE),
+        ("list-clusterings --db /dev/zero", PIPE),
+        ("doctor --db pipe", PIPE),
+        ("import-embeddings pipe --db new.sqlite", PIPE),
+        ("save-pending pipe --db d.sqlite", "it is not a regular file"),
+        ("list-clusterings --db d.sqlite --log-file pipe", "is a pipe that nobody reads"),
+        (f"list-clusterings --db {'long' * 100}", "File name too long"),
+    ],
+)
+def test_an_unusable_file_is_refused_in_one_sentence(
+    folder: Path, line: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(main, line.split())
+    require_clear(result.exit_code, result.stderr, words)
 
 
 @pytest.mark.parametrize("number", ["0", "999999"])
@@ -75,15 +89,17 @@ def test_a_number_of_threads_that_numba_refuses_is_named(folder: Path, number: s
         # Numba takes it, and nothing here uses so many.
         assert result.returncode == 0
     else:
-        require_clear(result, "NUMBA_NUM_THREADS")
+        require_clear(result.returncode, result.stderr, "NUMBA_NUM_THREADS")
 
 
 def test_a_log_file_on_a_full_disk_loses_only_the_log(folder: Path) -> None:
-    result = in_a_shell("panic-tda list-clusterings --db no.sqlite --log-file /dev/full", folder)
-    require_clear(result, "no database at")
-    line = "panic-tda plan-clustering --downsample 40 --db d.sqlite --log-file /dev/full"
-    result = in_a_shell(line, folder)
-    assert result.returncode == 0
+    database = str(folder / "no.sqlite")
+    result = CliRunner().invoke(main, ["list-clusterings", "--db", database, "--log-file", "/dev/full"])
+    require_clear(result.exit_code, result.stderr, "no database at")
+    database = str(folder / "d.sqlite")
+    words = ["plan-clustering", "--downsample", "40", "--db", database, "--log-file", "/dev/full"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0
     assert result.stderr.count("the log file /dev/full ends here: No space left on device") == 1
     assert "Traceback" not in result.stderr
 

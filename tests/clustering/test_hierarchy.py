@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 def test_clusters_equal_the_definition_by_thresholds(name: str) -> None:
     for turn, min_samples in enumerate(neighbour_counts(name)):
         tree, merges = tree_of(name, min_samples), merges_of(name, min_samples)
-        # A third of the grid for each, so that the next one gets the others.
-        for parameters in GRID[turn % 3 :: 3]:
+        # A part of the grid for each, so that the next one gets the others.
+        for parameters in GRID[turn::4]:
             expected = reference.threshold_clusters(merges, parameters)
             assert_same(extract_clusters(tree, parameters), expected, (min_samples, parameters))
 
@@ -81,6 +81,7 @@ def test_every_parameter_of_the_grid_decides_something(plainer: dict[str, Any]) 
             without = replace(parameters, **plainer)
             if without != parameters and labels_of(tree, parameters) != labels_of(tree, without):
                 decided.add(name)
+                break
     assert len(decided) >= 5, decided
 
 
@@ -92,7 +93,7 @@ def test_row_order_and_choice_of_tree_do_not_matter(name: str) -> None:
     for min_samples in neighbour_counts(name):
         reachability = reference.mutual_reachability(distances, min_samples)
         tree = tree_of(name, min_samples)
-        for _ in range(4):
+        for _ in range(2):
             # Row i of the shuffled data is row order[i]: another tree wherever distances tie.
             order = generator.permutation(len(distances))
             shuffled = reference.prim_tree(reachability[np.ix_(order, order)])
@@ -141,7 +142,7 @@ def tied_weights(draw: st.DrawFn) -> FloatArray:
 
 
 @given(weights=tied_weights(), parameters=parameters_of_small_trees, seed=st.integers(0, 99))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_weights_equal_the_definition_in_any_row_order(
     weights: FloatArray, parameters: EffectiveParameters, seed: int
 ) -> None:

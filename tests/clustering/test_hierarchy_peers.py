@@ -147,7 +147,7 @@ def iterate_settings(neighbour_counts: tuple[int, ...], epsilons: tuple[float, .
 
 
 def of_hdbscan() -> list[Setting]:
-    return settings((2, 10), (0.0, 0.2, 0.9))
+    return settings((2, 10), (0.0, 0.2))
 
 
 def of_sklearn() -> list[Setting]:
@@ -209,7 +209,7 @@ def test_as_close_to_a_peer_as_the_peer_is_to_itself_shuffled(
                 close += bool(np.abs(setting.ours.probabilities - probabilities).max() <= 1e-5)
     assert np.mean(ours) >= np.mean(own) - 0.01
     assert close == agreeing
-    assert len(ours) > 300
+    assert len(ours) > 200
     assert agreeing > 100
 
 
@@ -256,7 +256,7 @@ def departs_from_hdbscan(parameters: EffectiveParameters) -> bool:
     return parameters.max_cluster_size is not None and loosens
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_every_rule_of_selection_is_the_reference_s_on_one_tree(seed: int) -> None:
     distances = mixture(np.random.default_rng(seed))
     tree = reference.prim_tree(distances)

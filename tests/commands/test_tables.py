@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,25 +73,40 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def words(clustered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Make the words of a command on a copy of the file."""
-    shutil.copyfile(clustered, tmp_path / "field.sqlite")
-    monkeypatch.chdir(tmp_path)
-    with opened(tmp_path / "field.sqlite") as raw:
+def words_of(command: str, path: Path) -> list[str]:
+    """Return the words of a command on a copy of the file."""
+    with opened(path) as raw:
         (older,) = raw.execute("SELECT id FROM clusteringresult ORDER BY key LIMIT 1").fetchone()
+    more = [older if word == "OLDER" else word for word in SHOWN[command][0]]
+    return [command, *more, "-q", "--db", path.name]
 
-    def of(command: str) -> list[str]:
-        more = [older if word == "OLDER" else word for word in SHOWN[command][0]]
-        return [command, *more, "-q", "--db", "field.sqlite"]
 
-    return of
+# One process for all commands: most of the time of each would go into its imports.
+COMMANDS = """
+import json, sys
+from panic_tda.main import main
+for words in json.loads(sys.argv[1]):
+    print("COMMAND", words[0], flush=True)
+    main(words, standalone_mode=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def shown_by_command(clustered: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return the lines that each command shows on a terminal."""
+    folder = tmp_path_factory.mktemp("terminal")
+    words = [
+        words_of(command, Path(shutil.copyfile(clustered, folder / f"{command}.sqlite"))) for command in SHOWN
+    ]
+    terminal = on_a_terminal(json.dumps(words), cwd=folder, code=COMMANDS, columns=COLUMNS, stdout=True)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text).replace("\r", "")
+    _, *parts = re.split(r"^COMMAND (\S+)\n", text, flags=re.MULTILINE)
+    return {command: lines.split("\n") for command, lines in zip(parts[::2], parts[1::2], strict=True)}
 
 
 @pytest.mark.parametrize("command", SHOWN)
-def test_every_line_fits_the_terminal(command: str, words: Callable[[str], list[str]]) -> None:
-    terminal = on_a_terminal(*words(command), cwd=Path.cwd(), columns=COLUMNS, stdout=True)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text).replace("\r", "").split("\n")
+def test_every_line_fits_the_terminal(command: str, shown_by_command: dict[str, list[str]]) -> None:
+    shown = shown_by_command[command]
     assert len(shown) > 2
     assert [line for line in shown if columns(line) > COLUMNS] == []
     assert max(map(columns, shown)) > COLUMNS - 20
@@ -99,8 +114,12 @@ def test_every_line_fits_the_terminal(command: str, words: Callable[[str], list[
 
 
 @pytest.mark.parametrize("command", SHOWN)
-def test_nothing_is_cut_outside_a_terminal(command: str, words: Callable[[str], list[str]]) -> None:
-    result = CliRunner().invoke(main, words(command))
+def test_nothing_is_cut_outside_a_terminal(
+    command: str, clustered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(shutil.copyfile(clustered, tmp_path / "field.sqlite"))
+    result = CliRunner().invoke(main, words_of(command, path))
     assert result.exit_code == 0, result.output
     assert [part for part in SHOWN[command][1] if part not in result.stdout] == []
     assert not re.search("…(?! and)", result.stdout)

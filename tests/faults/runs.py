@@ -23,6 +23,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import open_database
 from panic_tda.storage.schema.upgrade import CLUSTERING_TABLES, upgrade
 from tests.field_files import FieldSpec, write_field_file
@@ -309,8 +311,9 @@ def upgraded_file(path: Path, n_rows: int) -> None:
 
 def clustered_file(path: Path, n_rows: int) -> None:
     upgraded_file(path, n_rows)
-    result = run(path, FIT)
-    assert result.code == 0, result.stderr
+    parameters = ClusteringParameters(backend="tiled", epsilon=0.0, allow_single_cluster=False)
+    cluster_all_data(open_database(path), parameters=parameters)
+    without_log(path)
 
 
 def file_of_models(path: Path, n_rows: int) -> None:

@@ -40,7 +40,7 @@ STRIDE = 4
 """Unless all values are wanted, a command meets every so manieth of the columns that it reads."""
 SLOW_STRIDES = {"copy": 8, "doctor --json": 8, "report": 8, "plan": 4}
 LEFT_OUT = frozenset({"plot"})
-"""Its libraries take 13 s to load: `report/test_figure.py` has one damaged value of it."""
+"""Its libraries take seconds to load: `report/test_figure.py` has one damaged value of it."""
 LIGHT = ("list", "delete all", "density", "merges", "compare", "import", "trajectories", "recut", "show")
 """Commands that take little time: they meet the values that no other one has met."""
 FOUND_BEFORE = {"doctor --json": [(("run", "max_length"), "text"), (("embedding", "vector"), "not UTF-8")]}

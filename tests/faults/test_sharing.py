@@ -11,13 +11,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+from panic_tda import clustering_manager
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import DatabaseError
 from panic_tda.main import main
+from panic_tda.storage import connections
 from panic_tda.storage.database import open_database
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
@@ -27,39 +30,35 @@ from tests.field_files import FieldSpec
 from tests.snapshots import opened, snapshot
 
 FILE = FieldSpec(runs=20, length=40, dimensions=16, layout=0)
-MEANWHILE = """
-import sqlite3, sys
-from pathlib import Path
-from panic_tda import clustering_manager
-from panic_tda.storage import connections
-connections.BUSY_TIMEOUT_SECONDS = 0.2
-path = Path(sys.argv[sys.argv.index("--db") + 1])
-whole = clustering_manager.cluster_rows
-kept = []
-
-def cluster_rows(*arguments, **options):
-    found = whole(*arguments, **options)
-    other = sqlite3.connect(path, isolation_level=None)
-    kept.append(other)
-    {meanwhile}
-    return found
-
-clustering_manager.cluster_rows = cluster_rows
-from panic_tda.main import main
-main(prog_name="panic-tda")
-"""
 NOBODY = 65534
 
 
-def meanwhile(statement: str) -> str:
-    """Return a program that changes the file between the fit and the saving."""
-    return MEANWHILE.replace("{meanwhile}", statement)
+def cluster_meanwhile(file: UpgradedFile, *statements: str, remove: bool = False) -> Result:
+    """Cluster by the command, and change the file by another connection between the fit and the saving."""
+    cluster_rows = clustering_manager.cluster_rows
+    with (
+        closing(sqlite3.connect(file.path, isolation_level=None)) as writer,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+
+        def cluster_and_change(*arguments: Any, **options: Any) -> Any:
+            clustered_rows = cluster_rows(*arguments, **options)
+            for statement in statements:
+                writer.execute(statement)
+            if remove:
+                writer.close()
+                file.path.unlink()
+            return clustered_rows
+
+        patch.setattr(clustering_manager, "cluster_rows", cluster_and_change)
+        patch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.2)
+        return CliRunner().invoke(main, [*FIT, "Nomic", "--db", str(file.path)])
 
 
 def test_a_lock_that_stays_makes_the_result_a_pending_file(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
-    result = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
-    assert result.code == 1
+    result = cluster_meanwhile(file, "BEGIN IMMEDIATE")
+    assert result.exit_code == 1
     (pending_file,) = pending.find_pending(file.database)
     assert re.search(
         r"computed but not saved \(.*locked for 0\.2 s by another process; try again", result.stderr
@@ -74,14 +73,14 @@ def test_a_lock_that_stays_makes_the_result_a_pending_file(upgraded: MakeFile) -
 def test_embeddings_added_and_deleted_during_a_fit_do_not_lose_the_result(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     victim = ids_of(file)[5]
-    change = (
-        f"other.execute(\"DELETE FROM embedding WHERE id = '{victim}'\"); "
-        'other.execute("INSERT INTO embedding (id, invocation_id, embedding_model, vector) "\n'
-        "        \"SELECT printf('%032x', rowid), 'new' || rowid, embedding_model, vector FROM embedding \"\n"
-        "        \"WHERE embedding_model = 'Nomic' LIMIT 7\")"
+    result = cluster_meanwhile(
+        file,
+        f"DELETE FROM embedding WHERE id = '{victim}'",
+        "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
+        "SELECT printf('%032x', rowid), 'new' || rowid, embedding_model, vector FROM embedding "
+        "WHERE embedding_model = 'Nomic' LIMIT 7",
     )
-    result = run(file.path, (*FIT, "Nomic"), code=meanwhile(change))
-    assert result.code == 1
+    assert result.exit_code == 1
     assert "FOREIGN KEY constraint failed" in result.stderr
     assert "the result is kept in" in result.stderr
     assert require_complete(file.path) == 0
@@ -96,8 +95,8 @@ def test_a_file_removed_during_a_fit_is_not_created_again(upgraded: MakeFile) ->
     file = upgraded(FILE)
     elsewhere = file.path.with_name("elsewhere.sqlite")
     shutil.copy(file.path, elsewhere)
-    result = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.close(); path.unlink()"))
-    assert result.code == 1
+    result = cluster_meanwhile(file, remove=True)
+    assert result.exit_code == 1
     assert not file.path.exists()
     (pending_file,) = pending.find_pending(file.database)
     assert f"the result is kept in {pending_file}" in result.stderr

@@ -51,18 +51,13 @@ def sample(folder: Path) -> tuple[Database, str]:
     return database, "MiniLM"
 
 
-def latent(folder: Path) -> tuple[Database, str]:
-    database, _ = sample(folder)
-    return database, "LSA"
-
-
 def field(folder: Path) -> tuple[Database, str]:
     database = open_database(field_copy(folder))
     upgrade(database)
     return database, "Nomic"
 
 
-DATA = {"sample, MiniLM": sample, "sample, LSA": latent, "field file": field}
+DATA = {"sample": sample, "field file": field}
 
 
 def summary(database: Database, clustering_id: object) -> ClusteringSummary:

@@ -309,7 +309,7 @@ for _ in range(int(sys.argv[3])):
     saving.save_or_write_pending(database, one)
     print(one.id.hex, flush=True)
 """
-ROUNDS = 10
+ROUNDS = 5
 
 
 def invented(database: Database) -> FinishedClustering:

@@ -19,7 +19,7 @@ from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened
 
-ROUNDS = 15
+ROUNDS = 8
 
 # Saves one clustering after another, and in between reads all vectors in the same process: were there a
 # second SQLite library in it, closing the read connection would drop the lock of the write transaction.

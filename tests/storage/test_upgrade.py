@@ -356,11 +356,9 @@ upgrade(open_database(sys.argv[1]))
     "statement",
     [
         "DROP TABLE embeddingcluster",
-        "CREATE TABLE clusteringresult",
         "CREATE TABLE embeddingcluster",
         "ALTER TABLE cluster ADD",
-        "CREATE TABLE clusteringtree",
-        *(f"CREATE INDEX IF NOT EXISTS {index}" for index in INDEXES),
+        f"CREATE INDEX IF NOT EXISTS {INDEXES[-1]}",
         f"INSERT INTO {VERSION_TABLE}",
     ],
 )

@@ -18,7 +18,7 @@ from tests.snapshots import opened, run_python
 RUNS = """
 import functools, json, os, signal, sys
 from panic_tda import clustering_manager
-from panic_tda.clustering import backends, recipe
+from panic_tda.clustering import backends, recipe, warm_up
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.clustering.tiled import engine
@@ -37,6 +37,9 @@ class Killer:
 clustering_manager.Checkpoint = functools.partial(Checkpoint, save_seconds=0)
 backends.get_backend = lambda _name: engine.TiledBackend(engine.Settings(tile_rows=64))
 asked = ClusteringParameters(backend="tiled")
+# Load what is compiled.
+warm_up._compile_hierarchy()
+warm_up._compile_tiled()
 for phase, steps in json.loads(sys.argv[2]):
     child = os.fork()
     if not child:

@@ -143,7 +143,7 @@ def assert_spanning(tree: SpanningTree, rows: np.ndarray) -> None:
         leader[u] = v
 
 
-@pytest.mark.parametrize("min_samples", [1, 2, 5, 30])
+@pytest.mark.parametrize("min_samples", [1, 5, 30])
 @pytest.mark.parametrize("name", DATA)
 def test_weights_and_cores_equal_the_oracle(name: str, min_samples: int) -> None:
     rows = unit(DATA[name](np.random.default_rng(1)))
@@ -158,7 +158,7 @@ def test_tile_size_changes_nothing(tile_rows: int) -> None:
     assert_exact(fit(rows, 6, tile_rows=tile_rows), rows, 6)
 
 
-@pytest.mark.parametrize("n_axes", [0, 8, 64])
+@pytest.mark.parametrize("n_axes", [0, 8])
 @pytest.mark.parametrize("prune_rows", [False, True])
 @pytest.mark.parametrize("name", ["anisotropic_768", "uniform_flat_768"])
 def test_pruning_changes_nothing(name: str, prune_rows: bool, n_axes: int) -> None:
@@ -209,8 +209,7 @@ def star(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(1, n), np.zeros(n - 1, dtype=np.int64)
 
 
-@pytest.mark.parametrize("initial_tree", [random_tree, star])
-@pytest.mark.parametrize("prune_rows", [False, True])
+@pytest.mark.parametrize(("prune_rows", "initial_tree"), [(True, random_tree), (False, star)])
 @pytest.mark.parametrize("name", DATA)
 def test_verify_pass_repairs_any_initial_tree(name: str, prune_rows: bool, initial_tree: object) -> None:
     """On small data the first tree is right already; a verify pass that did nothing would go unnoticed."""
@@ -220,8 +219,7 @@ def test_verify_pass_repairs_any_initial_tree(name: str, prune_rows: bool, initi
     assert_exact(tree, rows, min_samples)
 
 
-@pytest.mark.parametrize("min_samples", [1, 3, 12, 40])
-@pytest.mark.parametrize("n_axes", [0, 32])
+@pytest.mark.parametrize(("min_samples", "n_axes"), [(1, 0), (3, 32), (12, 0), (40, 32)])
 def test_copies_count_as_rows(min_samples: int, n_axes: int) -> None:
     rng = np.random.default_rng(6)
     rows = unit(anisotropic(rng, 400, 200))
@@ -280,8 +278,8 @@ def test_rows_that_are_all_equally_far_are_looked_up_again(min_samples: int) -> 
     assert_exact(fit(rows, min_samples, weights, tile_rows=128), rows, min_samples, weights)
 
 
-def test_a_tree_of_five_thousand_rows_equals_the_reference() -> None:
-    rows = unit(anisotropic(np.random.default_rng(12), 5000, 192))
+def test_a_tree_of_three_thousand_rows_equals_the_reference() -> None:
+    rows = unit(anisotropic(np.random.default_rng(12), 3000, 192))
     assert_exact(fit(rows, 12), rows, 12)
 
 
@@ -308,12 +306,12 @@ def test_clusterings_equal_those_of_the_reference_backend(name: str, min_samples
 
 
 @pytest.mark.parametrize(("shape", "min_samples"), [(blobs, 5), (anisotropic, 20)])
-def test_labels_of_five_thousand_rows_equal_the_reference(
+def test_labels_of_three_thousand_rows_equal_the_reference(
     shape: Callable[..., np.ndarray], min_samples: int
 ) -> None:
     """Several tiles of the default size, with copies, beside the backend that sees every pair."""
     rng = np.random.default_rng(14)
-    rows = shape(rng, 5_000, 192)[rng.integers(5_000, size=5_000)]
+    rows = shape(rng, 3_000, 192)[rng.integers(3_000, size=3_000)]
     settings = {"min_samples": min_samples, "min_cluster_size": 15, "epsilon": 0.05}
     tiled, dense = (
         hdbscan(rows, backend=backend, allow_single_cluster=False, **settings)
@@ -340,7 +338,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     return rows, weights, draw(st.integers(1, int(weights.sum())))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     problem=problems(),
     tile_rows=st.integers(1, 40),

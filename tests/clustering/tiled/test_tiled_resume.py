@@ -37,7 +37,8 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 folder = Path(sys.argv[1])
-rows = np.load(folder / "rows.npy", mmap_mode="r")
+# Not read-only: the kernels would be compiled once more for that.
+rows = np.load(folder / "rows.npy", mmap_mode="c")
 options = FitOptions(
     min_samples=7, distance_floor=1e-3, progress=Killer(),
     checkpoint=Checkpoint(folder / "work", "rows", save_seconds=0),
@@ -183,7 +184,7 @@ def test_changed_input_starts_from_the_beginning(tmp_path: Path, rows: np.ndarra
 
 def test_a_memory_map_and_lists_in_files_give_the_same(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
-    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="c")
     assert_same(fit(mapped, memory_limit=1), fit(rows))
     checkpoint = Checkpoint(tmp_path / "work", "rows", save_seconds=0)
     assert_same(fit(mapped, memory_limit=1, checkpoint=checkpoint), fit(rows))
