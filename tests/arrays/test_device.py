@@ -174,6 +174,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         (device_memory, "STAGE_BYTES"),
         (device_memory.rows, "DEVICE_CHUNK_BYTES"),
         (device_memory.rows, "PERMUTE_BYTES"),
+        (storage(), "BATCH_BYTES"),
     ):
         monkeypatch.setattr(module, name, 1 << 16)
 

@@ -28,7 +28,8 @@ the memory they work in; `host` implements it with compiled loops, `device` with
 
 In host memory, pairs of tiles are scanned in three levels. `microkernels` multiplies blocks of rows and
 columns in registers and compares the sums with thresholds; `panels` packs the rows for it, as int16 where
-the processor has an instruction for that; `pair_kernels` loops over many pairs of tiles in one call, takes
+the processor has an instruction for that, and `coarse` as int8, which rules out most blocks; `candidates`
+loops over the blocks of a pair of tiles; `pair_kernels` loops over many pairs of tiles in one call, takes
 whole rows where the axes leave too many pairs, and decides about each candidate. `kernels` (one tile) and
 `row_kernels` (rows and lists) are the other compiled loops.
 
@@ -60,7 +61,7 @@ Guarantees of each module that make the result exact
 `margins`      η bounds the error of a float32 product in any order of summation; every threshold is
                rounded to the side on which nothing is lost.
 `axes`         a product of projected coordinates plus the slack is never below that of the rows.
-`panels`       a sum of packed values lies within a proven error of that of the coordinates; thresholds
+`panels`, `coarse`  a sum of packed values lies within a proven error of that of the coordinates; thresholds
                are rounded down.
 `neighbours`   every pair of rows is looked at once, and dropped only if it can enter neither list.
 `cores`        every row that can be the k-th is measured; one whose list may be too short is looked up again.

@@ -73,7 +73,7 @@ class Scanner:
         # The merge height before the first row belongs to the pairs with the tiles before.
         finite = np.where(np.isfinite(merge_heights), merge_heights, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
-        for first, products in self._strips(rows):
+        for first, products in self._strips(rows, upper=True):
             n_pairs = kernels.collect_within(products, first, lower, merge_heights, cores, self._pair_indices)
             pair_indices, height = self._pair_indices[:n_pairs], np.empty(n_pairs)
             n_pairs = kernels.filter_improving_within(
@@ -82,16 +82,20 @@ class Scanner:
             i, j = np.divmod(pair_indices[:n_pairs].astype(np.int64), len(rows))
             yield ImprovingEdges(i, j, height[:n_pairs])
 
-    def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
-        """Multiply some rows at a time with all; yield the local index of the first, and the products."""
+    def _strips(self, rows: Int32Array, *, upper: bool = False) -> Iterator[tuple[int, Float32Array]]:
+        """Multiply some rows at a time with all; yield the local index of the first, and the products.
+
+        With `upper`, rows are not multiplied with those before the first.
+        """
         n, (left_rows, right_rows) = len(rows), self._space.factors
         right = self._right[:n]
         kernels.take(right_rows, rows, right)
         for part in slices(n, _STRIP_ROWS):
-            height = part.stop - part.start
-            left, products = self._left[:height], self._products[: height * n].reshape(height, n)
+            height, others = part.stop - part.start, right[part.start :] if upper else right
+            left = self._left[:height]
+            products = self._products[: height * len(others)].reshape(height, len(others))
             kernels.take(left_rows, rows[part], left)
-            yield part.start, np.matmul(left, right.T, out=products)
+            yield part.start, np.matmul(left, others.T, out=products)
 
 
 scanner = Scanner

@@ -18,6 +18,9 @@ from panic_tda.clustering.compiled import IN_ANY_ORDER, compiled
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
 
+_GROUPS_PER_BEST = 2
+"""Groups of the values of a row of a tile, per value that is looked for: about a third too many are left."""
+
 
 @compiled
 def take(vectors: Float32Array, rows: Int32Array, out: Float32Array) -> None:
@@ -34,18 +37,29 @@ def collect_best(products: Float32Array, first: int, best: int, pair_indices: In
     Offering all pairs of the diagonal to heaps took as long as a third of the whole pass.
     """
     height, width = products.shape
+    n_groups = min(_GROUPS_PER_BEST * best, width)
+    row, values = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.float32)
+    columns, largest = np.empty(width, dtype=np.int32), np.empty(n_groups, dtype=np.float32)
     n_pairs = 0
-    work = np.empty(width, dtype=np.float32)
     for i in range(height):
-        row = products[i]
-        lower = np.float32(-np.inf)
-        if best < width - 1:
-            work[:] = row
-            work[first + i] = -np.inf
-            lower = np.float32(_nth_largest(work, best))
+        row[:] = products[i]
+        row[first + i] = -np.inf
+        # The n-th largest of the groups' largest values is not above the n-th largest of all.
+        largest[:] = row[:n_groups]
+        for begin in range(n_groups, width, n_groups):
+            for j in range(min(n_groups, width - begin)):
+                largest[j] = row[begin + j] if row[begin + j] > largest[j] else largest[j]
+        lower = np.float32(_nth_largest(largest, min(best, n_groups)))
+        n_values = 0
         for j in range(width):
-            pair_indices[n_pairs] = (first + i) * width + j
-            n_pairs += (row[j] >= lower) & (first + i != j)
+            values[n_values], columns[n_values] = row[j], j
+            n_values += row[j] >= lower
+        if best < width - 1:
+            row[:n_values] = values[:n_values]
+            lower = np.float32(_nth_largest(row[:n_values], best))
+        for t in range(n_values):
+            pair_indices[n_pairs] = (first + i) * width + columns[t]
+            n_pairs += (values[t] >= lower) & (columns[t] != first + i)
     return n_pairs
 
 
@@ -94,11 +108,23 @@ def merge_into_lists(
     """Offer every listed pair to the neighbour list of its row.
 
     A list is a heap with its worst entry first: the smallest product, among equals the largest row number.
+    The pairs of a row follow each other. Where they fill an empty list, they are made a heap at once.
     """
-    width = len(columns)
-    for t in range(len(pair_indices)):
-        i = rows[pair_indices[t] // width]
-        push_to_list(list_rows[i], list_sims[i], columns[pair_indices[t] % width], sims[t])
+    width, length = len(columns), list_rows.shape[1]
+    t = 0
+    while t < len(pair_indices):
+        local = pair_indices[t] // width
+        i, last = rows[local], t + length - 1
+        is_filled = last < len(pair_indices) and pair_indices[last] // width == local
+        if is_filled and np.all(list_sims[i] == -np.inf):
+            for entry in range(length):
+                list_rows[i, entry], list_sims[i, entry] = columns[pair_indices[t] % width], sims[t]
+                t += 1
+            for entry in range(length // 2 - 1, -1, -1):
+                _sift_down(list_rows[i], list_sims[i], entry, list_rows[i, entry], list_sims[i, entry])
+        else:
+            push_to_list(list_rows[i], list_sims[i], columns[pair_indices[t] % width], sims[t])
+            t += 1
 
 
 @compiled
@@ -106,8 +132,13 @@ def push_to_list(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: fl
     """Offer a neighbour to a list, a heap with its worst entry first."""
     if s < heap_sims[0] or (s == heap_sims[0] and row > heap_rows[0]):
         return
+    _sift_down(heap_rows, heap_sims, 0, row, s)
+
+
+@compiled
+def _sift_down(heap_rows: Int32Array, heap_sims: Float32Array, hole: int, row: int, s: float) -> None:
+    """Enter a neighbour at `hole` of a heap, or below it; entries that are worse rise."""
     size = len(heap_rows)
-    hole = 0
     while True:
         child = 2 * hole + 1
         if child >= size:
@@ -185,7 +216,10 @@ def collect_within(
     cores: FloatArray,
     pair_indices: Int32Array,
 ) -> int:
-    """List the pairs i < j of a tile, i from `first` on, that may be below the merge heights between them."""
+    """List the pairs i < j of a tile, i from `first` on, that may be below the merge heights between them.
+
+    `products` are those of row `first` and on with themselves and the rows after them.
+    """
     width = len(merge_heights)
     n_pairs = 0
     for i in range(first, first + len(products)):
@@ -193,7 +227,7 @@ def collect_within(
         for j in range(i + 1, width):
             lower, highest = min(lower, lower_products[j]), max(highest, merge_heights[j])
             pair_indices[n_pairs] = i * width + j
-            n_pairs += (products[i - first, j] >= lower) & (cores[i] < highest) & (cores[j] < highest)
+            n_pairs += (products[i - first, j - first] >= lower) & (cores[i] < highest) & (cores[j] < highest)
     return n_pairs
 
 

@@ -4,14 +4,17 @@ A matrix product followed by a comparison writes every product to memory and rea
 of a block of `ROWS` rows and `COLUMNS` columns stay in the processor's registers: each is compared with the
 smaller threshold of its row and its column, and only a bit for each pair that reaches it leaves the loop.
 
-Two forms of one kernel, chosen by the type of the packed values (`panels` has the packing and the bounds):
+Three forms of one kernel (`panels` and `coarse` have the packing and the bounds):
 
 int16    pairs of values in words of 32 bits, multiplied and added by one instruction (`vpmaddwd`) into exact
-         32-bit sums: twice the speed of float32. On processors with AVX-512 VNNI, the compiler replaces it
-         and the addition after it by `vpdpwssd`.
+         32-bit sums: twice the speed of float32. On processors with VNNI, the compiler replaces it and the
+         addition after it by `vpdpwssd`.
 float32  products and sums in single precision, in vector code for any processor.
+int8     four values in a word, multiplied by `vpmaddubsw` and added in 16 bits: twice the speed of int16, but
+         coarser. It only says whether a block has any pair that may reach a threshold; int16 says which.
 
-`PANIC_TDA_KERNEL` chooses between them by name.
+`PANIC_TDA_KERNEL` chooses between them by name. `int8` means int8 first and int16 after it; it is the default
+where `vpdpwssd`, which is as fast, is missing.
 
 The kernels are written in the compiler's own language, because Numba's vectoriser does not keep a block of
 sums in registers (1.8 times slower for float32, 3 times for int16, measured on AVX2).
@@ -25,20 +28,15 @@ References
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import llvmlite.binding
-import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from panic_tda.clustering.compiled import compiled
 from panic_tda.errors import WrongUsage
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, BoolArray, Int32Array
 
 _NO_FEATURES = ""
 
@@ -63,27 +61,37 @@ LANES = 16 if "+avx512bw" in _FEATURES else 8 if "+avx2" in _FEATURES else 4
 """Sums of 32 bits in one register."""
 ROWS = 8 if LANES == 16 else 4
 """Rows of a block: its sums have to fit into the registers, of which AVX-512 has 32, AVX2 and SSE 16."""
-COLUMNS = PANEL = 2 * LANES
+_VECTORS = 2
+"""Registers of sums that a row of a block takes."""
+COLUMNS = PANEL = _VECTORS * LANES
 """Columns of a block, and rows that are packed side by side: a block reads its columns from end to end."""
 KERNEL_VARIABLE = "PANIC_TDA_KERNEL"
-_INT16, _FLOAT32 = "int16", "float32"
+_INT8, _INT16, _FLOAT32 = "int8", "int16", "float32"
 
 
 def _choose_kernel() -> str:
     """Return the form to use: the one that the environment names, or the faster one on this processor."""
-    choices = (_INT16, _FLOAT32) if LANES > 4 else (_FLOAT32,)
+    choices: tuple[str, ...] = (_FLOAT32,)
+    if LANES > 4:
+        has_vnni = not _FEATURES.isdisjoint({"+avx512vnni", "+avxvnni"})
+        choices = (_INT16, _INT8, _FLOAT32) if has_vnni else (_INT8, _INT16, _FLOAT32)
+    if vars(config)["DISABLE_JIT"]:
+        # NumPy compares whole tiles at once.
+        choices = tuple(choice for choice in choices if choice != _INT8)
     kernel = os.environ.get(KERNEL_VARIABLE) or choices[0]
     if kernel not in choices:
         raise WrongUsage(
-            f"{KERNEL_VARIABLE} must be {' or '.join(choices)} on this processor; got {kernel!r}. "
+            f"{KERNEL_VARIABLE} must be {' or '.join(sorted(choices))} on this processor; got {kernel!r}. "
             "Unset it to use the fastest one"
         )
     return kernel
 
 
 KERNEL = _choose_kernel()
-INTEGERS = KERNEL == _INT16
+INTEGERS = KERNEL != _FLOAT32
 """Whether rows are packed as int16."""
+COARSE = KERNEL == _INT8
+"""Whether points are packed as int8 as well."""
 
 
 def describe_kernel() -> str:
@@ -93,17 +101,25 @@ def describe_kernel() -> str:
     return f"{KERNEL}, {32 * LANES} bits"
 
 
-_I32, _I64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_FLOAT = ir.FloatType()
 _MULTIPLY_ADD = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+_MULTIPLY_ADD_BYTES = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}
 
 
 class _Form:
-    """Code generation that both forms of the kernel share; the subclasses add the arithmetic."""
+    """Code generation that the forms of the kernel share; the subclasses add the arithmetic."""
 
     def __init__(self, builder: Any, element: Any) -> None:
         self.builder, self.element = builder, element
         self.vector = ir.VectorType(element, LANES)
         self.zero = ir.Constant(self.vector, [0] * LANES)
+
+    def _declare(self, names: dict[int, str], result: Any, operand: Any) -> Any:
+        """Return an instruction of two operands, by the name that the compiler has for it."""
+        insert: Any = cgutils.get_or_insert_function
+        signature = ir.FunctionType(result, [operand, operand])
+        return insert(self.builder.module, signature, names[LANES])
 
     def load(self, pointer: Any, offset: Any) -> Any:
         """Load `LANES` elements."""
@@ -136,10 +152,8 @@ class _Integers(_Form):
 
     def __init__(self, builder: Any) -> None:
         super().__init__(builder, _I32)
-        self._halves = ir.VectorType(ir.IntType(16), 2 * LANES)
-        signature = ir.FunctionType(self.vector, [self._halves, self._halves])
-        insert: Any = cgutils.get_or_insert_function
-        self._multiply_add = insert(builder.module, signature, _MULTIPLY_ADD[LANES])
+        self._halves = ir.VectorType(_I16, 2 * LANES)
+        self._multiply_add = self._declare(_MULTIPLY_ADD, self.vector, self._halves)
 
     def accumulate(self, total: Any, left: Any, right: Any) -> Any:
         b = self.builder
@@ -151,6 +165,30 @@ class _Integers(_Form):
 
     def reaches(self, total: Any, lower: Any) -> Any:
         return self.builder.icmp_signed(">=", total, lower)
+
+
+class _Bytes(_Integers):
+    """Words of four int8 values, those of rows without a sign; two sums of 16 bits in each lane."""
+
+    def __init__(self, builder: Any) -> None:
+        super().__init__(builder)
+        self._quarters = ir.VectorType(_I8, 4 * LANES)
+        self._multiply_add_bytes = self._declare(_MULTIPLY_ADD_BYTES, self._halves, self._quarters)
+
+    def accumulate(self, total: Any, left: Any, right: Any) -> Any:
+        b = self.builder
+        operands = [b.bitcast(left, self._quarters), b.bitcast(right, self._quarters)]
+        products = b.call(self._multiply_add_bytes, operands)
+        return b.bitcast(b.add(b.bitcast(total, self._halves), products), self.vector)
+
+    def add_halves(self, total: Any) -> Any:
+        """Add the two sums of each lane."""
+        ones = ir.Constant(self._halves, [1] * 2 * LANES)
+        return self.builder.call(self._multiply_add, [self.builder.bitcast(total, self._halves), ones])
+
+    def larger(self, left: Any, right: Any) -> Any:
+        """Return the larger one in each lane."""
+        return self.builder.select(self.builder.icmp_signed(">", left, right), left, right)
 
 
 class _Floats(_Form):
@@ -184,7 +222,7 @@ def _declare_compare_block(  # type: ignore[no-untyped-def]
     return long(*arguments), _generate_block
 
 
-_compare_block: Any = intrinsic(_declare_compare_block)
+compare_block: Any = intrinsic(_declare_compare_block)
 
 
 def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -194,169 +232,108 @@ def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) 
         return context.make_array(signature.args[number])(context, builder, arguments[number]).data
 
     form = (_Integers if signature.args[0].dtype == types.int32 else _Floats)(builder)
-    sums = _generate_sums(form, pointer(0), (arguments[1], arguments[2]), arguments[3])
-    lower_rows, row, lower_columns, column = pointer(4), arguments[5], pointer(6), arguments[7]
-
-    def at(start: Any, offset: int) -> Any:
-        return builder.add(start, ir.Constant(_I64, offset))
-
-    columns = [form.load(lower_columns, at(column, lane)) for lane in range(0, COLUMNS, LANES)]
-    bits = []
-    for i in range(ROWS):
-        lower = form.spread(lower_rows, at(row, i))
-        bits += [form.reaches(sums[i][j], form.smaller(lower, columns[j])) for j in range(len(columns))]
-    any_lane = bits[0]
-    for more in bits[1:]:
-        any_lane = builder.or_(any_lane, more)
-    any_bit = builder.zext(builder.bitcast(any_lane, ir.IntType(LANES)), _I64)
+    panels, initial = pointer(0), [form.zero] * _VECTORS
+    sums = _generate_sums(form, (panels, panels), (arguments[1], arguments[2]), arguments[3], initial)
+    bits = _generate_comparison(form, sums, (pointer(4), pointer(6)), (arguments[5], arguments[7]))
+    any_bit = _join_bits(builder, bits)
     with builder.if_then(builder.icmp_signed("!=", any_bit, ir.Constant(_I64, 0)), likely=False):
         for i in range(ROWS):
             word = ir.Constant(_I32, 0)
-            for j in range(len(columns)):
-                lanes = builder.bitcast(bits[i * len(columns) + j], ir.IntType(LANES))
+            for j in range(_VECTORS):
+                lanes = builder.bitcast(bits[i * _VECTORS + j], ir.IntType(LANES))
                 lanes = builder.zext(lanes, _I32)
                 word = builder.or_(word, builder.shl(lanes, ir.Constant(_I32, j * LANES)))
             builder.store(word, builder.gep(pointer(8), [ir.Constant(_I64, i)]))
     return any_bit
 
 
-def _generate_sums(form: _Form, panels: Any, sides: tuple[Any, Any], words: Any) -> list[list[Any]]:
-    """Generate the loop over the packed words; the sums stay in registers."""
-    b, n_vectors = form.builder, COLUMNS // LANES
+def _declare_may_reach(  # type: ignore[no-untyped-def]
+    typing_context, left_bytes, left, right_bytes, right, words, lower_groups, group, lower_columns, column
+):
+    """Return 0 if no pair of a block reaches a threshold by its sum of int8 products.
+
+    `left` and `right` are the offsets of the block's first row and column in `coarse.CoarsePanels`, whose
+    right form has a word with the initial sums before the others. `lower_groups` has the smallest threshold
+    of each group of rows.
+    """
+    long = types.int64
+    arguments = (left_bytes, long, right_bytes, long, long, lower_groups, long, lower_columns, long)
+    return long(*arguments), _generate_coarse_block
+
+
+may_reach: Any = intrinsic(_declare_may_reach)
+
+
+def _generate_coarse_block(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Generate the kernel for int8: compare each column once, by its largest sum."""
+
+    def pointer(number: int) -> Any:
+        return context.make_array(signature.args[number])(context, builder, arguments[number]).data
+
+    form, right = _Bytes(builder), arguments[3]
+    lanes = [ir.Constant(_I64, lane) for lane in range(0, COLUMNS, LANES)]
+    initial = [form.load(pointer(2), builder.add(right, lane)) for lane in lanes]
+    sides = arguments[1], builder.add(right, ir.Constant(_I64, PANEL))
+    sums = _generate_sums(form, (pointer(0), pointer(2)), sides, arguments[4], initial)
+    smallest = form.spread(pointer(5), arguments[6])
+    bits = []
+    for j, lane in enumerate(lanes):
+        largest = form.add_halves(sums[0][j])
+        for i in range(1, ROWS):
+            largest = form.larger(largest, form.add_halves(sums[i][j]))
+        lower = form.load(pointer(7), builder.add(arguments[8], lane))
+        bits.append(form.reaches(largest, form.smaller(smallest, lower)))
+    return _join_bits(builder, bits)
+
+
+def _generate_comparison(
+    form: _Form, sums: list[list[Any]], lower: tuple[Any, Any], offsets: tuple[Any, Any]
+) -> list[Any]:
+    """Compare each sum with the smaller threshold of its row and its column."""
+
+    def at(side: int, offset: int) -> Any:
+        return form.builder.add(offsets[side], ir.Constant(_I64, offset))
+
+    columns = [form.load(lower[1], at(1, lane)) for lane in range(0, COLUMNS, LANES)]
+    bits = []
+    for i in range(ROWS):
+        value = form.spread(lower[0], at(0, i))
+        bits += [form.reaches(sums[i][j], form.smaller(value, columns[j])) for j in range(_VECTORS)]
+    return bits
+
+
+def _join_bits(builder: Any, bits: list[Any]) -> Any:
+    """Return an integer that is 0 if no bit of any lane is set."""
+    any_lane = bits[0]
+    for more in bits[1:]:
+        any_lane = builder.or_(any_lane, more)
+    return builder.zext(builder.bitcast(any_lane, ir.IntType(LANES)), _I64)
+
+
+def _generate_sums(
+    form: _Form, panels: tuple[Any, Any], sides: tuple[Any, Any], words: Any, initial: list[Any]
+) -> list[list[Any]]:
+    """Generate the loop over the packed words; the sums, which begin as `initial`, stay in registers."""
+    b = form.builder
     before, loop, after = b.block, b.append_basic_block("words"), b.append_basic_block("compare")
     b.branch(loop)
     b.position_at_end(loop)
     step = b.phi(_I64)
-    sums = [[b.phi(form.vector) for _ in range(n_vectors)] for _ in range(ROWS)]
+    sums = [[b.phi(form.vector) for _ in range(_VECTORS)] for _ in range(ROWS)]
     offset = b.mul(step, ir.Constant(_I64, PANEL))
     left, right = (b.add(side, offset) for side in sides)
-    columns = [form.load(panels, b.add(right, ir.Constant(_I64, j * LANES))) for j in range(n_vectors)]
+    columns = [form.load(panels[1], b.add(right, ir.Constant(_I64, j * LANES))) for j in range(_VECTORS)]
     new = []
     for i in range(ROWS):
-        value = form.spread(panels, b.add(left, ir.Constant(_I64, i)))
-        new.append([form.accumulate(sums[i][j], value, columns[j]) for j in range(n_vectors)])
+        value = form.spread(panels[0], b.add(left, ir.Constant(_I64, i)))
+        new.append([form.accumulate(sums[i][j], value, columns[j]) for j in range(_VECTORS)])
     following = b.add(step, ir.Constant(_I64, 1))
     b.cbranch(b.icmp_signed("<", following, words), loop, after)
     step.add_incoming(ir.Constant(_I64, 0), before)
     step.add_incoming(following, loop)
     for i in range(ROWS):
-        for j in range(n_vectors):
-            sums[i][j].add_incoming(form.zero, before)
+        for j in range(_VECTORS):
+            sums[i][j].add_incoming(initial[j], before)
             sums[i][j].add_incoming(new[i][j], loop)
     b.position_at_end(after)
     return new
-
-
-def _declare_lowest_bit(typing_context, word):  # type: ignore[no-untyped-def]
-    """Return the number of the lowest bit that is set."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zeros = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-        return builder.zext(zeros, _I64)
-
-    return types.int64(types.uint32), generate
-
-
-_lowest_bit: Any = intrinsic(_declare_lowest_bit)
-
-
-@compiled
-def find_candidates_compiled(
-    panels: Array,
-    words: int,
-    tile_panels: int,
-    pair: tuple[int, int],
-    strip: tuple[int, int],
-    lower: tuple[Array, Array],
-    live: tuple[BoolArray, BoolArray],
-    hits: Array,
-    limit: int,
-    out: tuple[Int32Array, Int32Array],
-) -> int:
-    """List the pairs of two packed tiles whose product reaches the smaller threshold of the two.
-
-    Parameters
-    ----------
-    panels : (values,) int32 or float32
-        See `panels.Panels`.
-    words : int
-        Values of a packed row.
-    tile_panels : int
-        Panels of a tile.
-    pair : (int, int)
-        Two tiles.
-    strip : (int, int)
-        First panel of the first tile that is looked at, and the one after the last.
-    lower : two arrays of (tile_panels * PANEL,) int32 or float32
-        Thresholds of both tiles' rows.
-    live : two arrays of bool
-        Whether a group of `ROWS` rows, or of `COLUMNS` columns, is looked at.
-    hits : (ROWS,) uint32
-        Scratch.
-    limit : int
-        Pairs above which the search ends early.
-    out : two arrays of int32
-        Local indices of the pairs.
-
-    Returns
-    -------
-    int
-        Pairs written. Those above `limit` mean that some were not looked for.
-    """
-    n_pairs = 0
-    for right_panel in range(tile_panels):
-        for j in range(0, PANEL, COLUMNS):
-            column = right_panel * PANEL + j
-            if not live[1][column // COLUMNS]:
-                continue
-            right = (pair[1] * tile_panels + right_panel) * words * PANEL + j
-            for left_panel in range(strip[0], strip[1]):
-                left = (pair[0] * tile_panels + left_panel) * words * PANEL
-                for i in range(0, PANEL, ROWS):
-                    row = left_panel * PANEL + i
-                    if not live[0][row // ROWS]:
-                        continue
-                    if _compare_block(panels, left + i, right, words, lower[0], row, lower[1], column, hits):
-                        for k in range(ROWS):
-                            word = hits[k]
-                            while word:
-                                out[0][n_pairs] = row + k
-                                out[1][n_pairs] = column + _lowest_bit(word)
-                                n_pairs += 1
-                                word &= word - np.uint32(1)
-            if n_pairs > limit:
-                return n_pairs
-    return n_pairs
-
-
-def find_candidates_in_numpy(
-    panels: Array,
-    words: int,
-    tile_panels: int,
-    pair: tuple[int, int],
-    strip: tuple[int, int],
-    lower: tuple[Array, Array],
-    live: tuple[BoolArray, BoolArray],
-    hits: Array,
-    limit: int,
-    out: tuple[Int32Array, Int32Array],
-) -> int:
-    """Do what `find_candidates_compiled` does, without compiled code; float32 is multiplied in float64."""
-
-    def unpack(tile: int) -> Array:
-        size = tile_panels * words * PANEL
-        packed = panels[tile * size : (tile + 1) * size].reshape(tile_panels, words, PANEL)
-        rows = packed.transpose(0, 2, 1).reshape(tile_panels * PANEL, words)
-        if panels.dtype == np.int32:
-            return np.ascontiguousarray(rows).view(np.int16).astype(np.int64)
-        return rows.astype(np.float64)
-
-    reach = unpack(pair[0]) @ unpack(pair[1]).T >= np.minimum(lower[0][:, None], lower[1][None, :])
-    reach &= np.repeat(live[0], ROWS)[:, None] & np.repeat(live[1], COLUMNS)[None, :]
-    i, j = np.nonzero(reach[strip[0] * PANEL : strip[1] * PANEL])
-    i += strip[0] * PANEL
-    out[0][: len(i)], out[1][: len(i)] = i, j
-    return len(i)
-
-
-find_candidates: Any = find_candidates_in_numpy if vars(config)["DISABLE_JIT"] else find_candidates_compiled

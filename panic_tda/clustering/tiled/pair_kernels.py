@@ -19,7 +19,9 @@ import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.tiled import kernels
-from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS, find_candidates
+from panic_tda.clustering.tiled.candidates import find_candidates
+from panic_tda.clustering.tiled.coarse import begin_level, pack_coarse_thresholds, without_use
+from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS
 from panic_tda.clustering.tiled.panels import (
     empty_line,
     empty_values,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 _STRIP_PANELS = 128 // PANEL
 _SPARE = 1 << 15
 """Pairs that a buffer holds beyond those of a strip."""
-_PAIR_BYTES, _SLOT_BYTES = 16, 64
+_PAIR_BYTES, _SLOT_BYTES = 16, 72
 """Of a pair in the buffers; thresholds and merge heights of a slot of both tiles."""
 _DENSE = 16
 """One candidate in so many pairs of rows: above that, whole rows are looked at."""
@@ -57,6 +59,10 @@ class Buffers(NamedTuple):
         Of the micro-kernel.
     lower, row_lower : (2, slots of a tile) int32 or float32
         Thresholds of both tiles, as the micro-kernel takes them for the packed values and for whole rows.
+    coarse_lower : (2, slots of a tile) int32
+        Thresholds of the coarse level: of groups of rows, and of columns.
+    coarse_counts : (3,) int64
+        See `coarse.begin_level`.
     unpruned_row_groups, unpruned_column_groups : bool
         Groups of rows and of columns that hold an unpruned row; the micro-kernel skips the others.
     tiles : int32 or float32
@@ -74,6 +80,8 @@ class Buffers(NamedTuple):
     hits: Array
     lower: Array
     row_lower: Array
+    coarse_lower: Int32Array
+    coarse_counts: IntArray
     unpruned_row_groups: BoolArray
     unpruned_column_groups: BoolArray
     tiles: Array
@@ -103,6 +111,8 @@ def make_buffers(panels: Panels, *, with_sims: bool) -> Buffers:
         np.zeros(ROWS, dtype=np.uint32),
         np.empty((2, slots), dtype=panels.values.dtype),
         np.empty((2, slots), dtype=panels.values.dtype),
+        np.empty((2, slots if panels.coarse.words else 0), dtype=np.int32),
+        np.zeros(3, dtype=np.int64),
         np.ones(slots // ROWS, dtype=np.bool_),
         np.ones(slots // COLUMNS, dtype=np.bool_),
         tiles,
@@ -145,7 +155,7 @@ def find_near_pairs(
         first, second = pair[0] * slots, pair[1] * slots
         if strip == 0 or not is_ready:
             for side, start in enumerate((first, second)):
-                _set_thresholds(panels, worst[start : start + slots], side, buffers)
+                _set_thresholds(panels, worst[start : start + slots], side, start, buffers)
             is_ready = True
         n_candidates = _find_candidates(panels, (pair[0], pair[1]), strip, buffers, n_pairs)
         n_near = n_pairs
@@ -217,7 +227,7 @@ def find_improving_edges(
                     # A row whose core distance reaches its own height can matter by the other row's only.
                     height = heights[side, i]
                     products[i] = np.inf if own[side][i] >= height else 1 - height * height / 2 - margin
-                _set_thresholds(panels, products, side, buffers)
+                _set_thresholds(panels, products, side, first if side == 0 else second, buffers)
         if not has_unpruned:
             continue
         n_candidates = _find_candidates(panels, (pair[0], pair[1]), strip, buffers, n_edges)
@@ -243,10 +253,12 @@ def count_strips(panels: Panels) -> int:
 
 
 @compiled
-def _set_thresholds(panels: Panels, lower: Array, side: int, buffers: Buffers) -> None:
+def _set_thresholds(panels: Panels, lower: Array, side: int, first: int, buffers: Buffers) -> None:
     pack_thresholds(lower, panels.packing, buffers.lower[side])
     if panels.bounded:
         pack_thresholds(lower, panels.row_packing, buffers.row_lower[side])
+    if panels.coarse.words:
+        pack_coarse_thresholds(lower, first, panels.coarse, buffers.coarse_lower[side], 1 if side else ROWS)
 
 
 @compiled
@@ -263,6 +275,7 @@ def _find_candidates(
         groups = np.sum(buffers.unpruned_row_groups[part[0] * PANEL // ROWS : part[1] * PANEL // ROWS])
         limit = int(groups * np.sum(buffers.unpruned_column_groups)) * ROWS * COLUMNS // _DENSE
     lower = buffers.lower[0], buffers.lower[1]
+    level = begin_level(panels.coarse, buffers.coarse_lower, buffers.coarse_counts)
     n_candidates = find_candidates(
         panels.values,
         panels.packing.words,
@@ -271,6 +284,7 @@ def _find_candidates(
         part,
         lower,
         live,
+        level,
         buffers.hits,
         limit,
         out,
@@ -294,6 +308,7 @@ def _find_candidates(
             part,
             lower,
             live,
+            without_use(level),
             buffers.hits,
             len(out[0]),
             out,

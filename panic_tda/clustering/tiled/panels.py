@@ -23,6 +23,7 @@ import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.tiled import microkernels
+from panic_tda.clustering.tiled.coarse import CoarsePanels, coarse_bytes, no_coarse_panels, pack_coarse
 from panic_tda.clustering.tiled.microkernels import PANEL
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _ROUNDING = 1.01
 _NEVER = 2.0**31 - 1
 """A threshold above every sum."""
 _CHUNK_PANELS = 512
+_MOST_COARSE_WORDS = 80
+"""Words of int16 above which points are not packed as int8, whose margin grows with the coordinates."""
 
 
 class Packing(NamedTuple):
@@ -92,6 +95,8 @@ class Panels(NamedTuple):
         (`Space.lifted`).
     factors : two arrays of (n, d) float32
         Whole rows, left and right (`Space.factors`).
+    coarse : CoarsePanels
+        Points packed once more, as int8.
     """
 
     values: Array
@@ -103,6 +108,7 @@ class Panels(NamedTuple):
     slots: IntArray
     mirror: int
     factors: tuple[Float32Array, Float32Array]
+    coarse: CoarsePanels
 
     @property
     def tile_slots(self) -> int:
@@ -142,7 +148,8 @@ def packed_words(n_coordinates: int, is_integer: bool) -> int:
 
 def packed_bytes(n_coordinates: int) -> int:
     """Return the bytes of a packed point on this machine."""
-    return 4 * packed_words(n_coordinates, microkernels.INTEGERS)
+    words = packed_words(n_coordinates, microkernels.INTEGERS)
+    return 4 * words + (coarse_bytes(n_coordinates) if words <= _MOST_COARSE_WORDS else 0)
 
 
 def empty_values(n_panels: int, packing: Packing) -> Array:
@@ -183,9 +190,11 @@ def pack(space: Space, layout: Layout, team: Workers, use_integers: bool | None 
             pack_rows(points, chosen, packing, empty_line(packing), out)
 
         team.chunks(pack_panels, n_panels, largest=_CHUNK_PANELS)
-    mirror = 0 if space.lifted is None else len(sizes)
+    mirror, coarse = 0 if space.lifted is None else len(sizes), no_coarse_panels()
+    if microkernels.COARSE and packing.is_integer and packing.words <= _MOST_COARSE_WORDS and not mirror:
+        coarse = pack_coarse(space.compared, rows, norm, packing.slack, team)
     return Panels(
-        values, packing, row_packing, space.bounded, tile_panels, rows, slots, mirror, space.factors
+        values, packing, row_packing, space.bounded, tile_panels, rows, slots, mirror, space.factors, coarse
     )
 
 

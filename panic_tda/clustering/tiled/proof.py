@@ -44,8 +44,22 @@ unless two heights lie just that far apart.
    reached by a product of 0, such pairs are dropped by row number (`pair_kernels.find_near_pairs`) or by
    core distance (`find_improving_edges`).
 
-   *Two levels.* Whether a strip of pairs is looked at by points or by whole rows does not matter: each keeps
-   every pair that can matter, and what decides about a candidate is the same.
+   *The coarse level.* A rotation changes no product but by the rounding of float64. A point is packed once
+   more in two forms, l = S·p + e and r = S'·p + e', with ‖e‖, ‖e'‖ ≤ E measured for every row that is not
+   rough, clipped values included (`coarse`). By Cauchy-Schwarz, with ‖p‖ ≤ N,
+
+   |l·r' - S·S'·(p·p')| = |S·p·e' + S'·e·p' + e·e'| ≤ N·(S + S')·E + E²,
+
+   and thresholds are lowered by that, and rounded, as above. A block is ruled out only when the largest sum
+   of every column is below the smaller one of that column's threshold and the smallest of the rows': then no
+   pair of it reaches the smaller threshold of its own two. A rough row has a threshold below every sum.
+   A byte of the row form is l + 128, of 1 to 255, and |r_k| + |r_k+1| ≤ 128, so that no sum of two products
+   saturates. Sums of 16 bits wrap around, and begin with -128·Σr: what is left modulo 2¹⁶ is a part of l·r'
+   (the terms of one lane), at most ‖l‖·‖r'‖ ≤ (S·N + √m/2)·(S'·N + √m/2) < 2¹⁵ in absolute value: clipping
+   only makes values smaller.
+
+   *Levels.* Whether a strip of pairs is looked at by int8 first, by points or by whole rows does not matter:
+   each keeps every pair that can matter, and what decides about a candidate is the same.
 4. **No near row is lost from a list.** Each pair of rows is looked at once, for both its lists, and
    dropped when its product is below the worst entry of both. The worst entry of a list only rises
    (`neighbours`).

@@ -19,15 +19,19 @@ AVX2 = "+avx,+avx2,+fma"
 AVX512 = f"{AVX2},+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512cd"
 COMPILE = """
 from numba import types
-from panic_tda.clustering.tiled import microkernels
+from panic_tda.clustering.tiled import candidates, microkernels
+from panic_tda.clustering.tiled.coarse import CoarseLevel
 
 long, values = types.int64, types.Array(types.int32, 1, "C")
 pair, live = types.UniTuple(long, 2), types.UniTuple(types.Array(types.boolean, 1, "C"), 2)
 sides, hits = types.UniTuple(values, 2), types.Array(types.uint32, 1, "C")
-find = microkernels.find_candidates_compiled
-find.compile((values, long, long, pair, pair, sides, live, hits, long, sides))
+counts = types.Array(types.int64, 1, "C")
+level = types.NamedTuple((types.boolean, long, values, values, values, values, counts), CoarseLevel)
+find = candidates.find_candidates_compiled
+find.compile((values, long, long, pair, pair, sides, live, level, hits, long, sides))
 (code,) = find.inspect_asm().values()
-print(microkernels.LANES, *(name for name in ("vpmaddwd", "vpdpwssd", "zmm") if name in code))
+names = "vpmaddubsw", "vpmaddwd", "vpdpwssd", "zmm"
+print(microkernels.KERNEL, microkernels.LANES, *(name for name in names if name in code))
 """
 FIT = """
 import sys
@@ -40,7 +44,7 @@ rows = np.load(sys.argv[1])
 options = FitOptions(min_samples=5, distance_floor=1e-3)
 tree = TiledBackend(Settings(tile_rows=128)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
 np.save(sys.argv[2], np.sort(tree.height))
-print(microkernels.INTEGERS)
+print(microkernels.KERNEL)
 """
 
 
@@ -68,10 +72,14 @@ def run_for(processor: str, features: str | None, code: str, cache: Path, *argum
 @pytest.mark.parametrize(
     ("processor", "features", "expected"),
     [
-        ("haswell", AVX2, ["8", "vpmaddwd"]),
-        ("skylake-avx512", AVX512, ["16", "vpmaddwd", "zmm"]),
-        # The compiler joins the multiplication and the addition after it.
-        ("icelake-server", f"{AVX512},+avx512vnni", ["16", "vpdpwssd", "zmm"]),
+        ("haswell", AVX2, ["int8", "8", "vpmaddubsw", "vpmaddwd"]),
+        ("skylake-avx512", AVX512, ["int8", "16", "vpmaddubsw", "vpmaddwd", "zmm"]),
+        # The compiler joins the multiplication and the addition after it, which is as fast as int8.
+        (
+            "icelake-server",
+            f"{AVX512},+avx512vnni",
+            ["int16", "16", "vpmaddubsw", "vpmaddwd", "vpdpwssd", "zmm"],
+        ),
     ],
 )
 def test_the_instruction_of_each_processor_is_used(
@@ -91,7 +99,7 @@ def test_a_setting_chooses_the_portable_kernel_which_finds_the_same_tree(tmp_pat
     np.save(tmp_path / "rows.npy", rows)
     heights = tmp_path / "heights.npy"
     chosen = run_with({microkernels.KERNEL_VARIABLE: "float32"}, FIT, tmp_path / "rows.npy", heights)
-    assert chosen == ["False"]
+    assert chosen == ["float32"]
     options = FitOptions(min_samples=5, distance_floor=1e-3)
     tree = TiledBackend(Settings(tile_rows=128)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
     np.testing.assert_array_equal(np.load(heights), np.sort(tree.height))
@@ -103,4 +111,4 @@ def test_a_kernel_that_the_processor_lacks_is_refused_with_the_choice() -> None:
         run_with({microkernels.KERNEL_VARIABLE: "int4"}, code)
     message = failed.value.stderr.splitlines()[-1]
     assert "PANIC_TDA_KERNEL must be" in message
-    assert "float32 on this processor; got 'int4'" in message
+    assert "on this processor; got 'int4'" in message

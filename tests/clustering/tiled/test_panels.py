@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda.clustering.backends.base import FitOptions
-from panic_tda.clustering.tiled import microkernels, pair_kernels, panels
+from panic_tda.clustering.tiled import candidates, microkernels, pair_kernels, panels
+from panic_tda.clustering.tiled.coarse import CoarseLevel, begin_level, pack_coarse_thresholds
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS
@@ -20,6 +21,9 @@ from tests.clustering.tiled.test_tiled import unit
 
 FORMS = [pytest.param(True, id="int16"), pytest.param(False, id="float32")]
 RNG = np.random.default_rng
+NO_LEVEL = begin_level(
+    panels.no_coarse_panels(), np.zeros((2, 0), dtype=np.int32), np.zeros(3, dtype=np.int64)
+)
 
 
 def constant_coordinate(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -71,7 +75,7 @@ def candidates_of(
     pair: tuple[int, int],
     lower: np.ndarray,
     live: tuple,
-    strip: tuple | None = None,
+    level: CoarseLevel | None = None,
 ) -> set[tuple[int, int]]:
     out = np.full((2, packed.tile_slots**2), -7, dtype=np.int32)
     hits = np.zeros(ROWS, dtype=np.uint32)
@@ -80,9 +84,10 @@ def candidates_of(
         packed.packing.words,
         packed.tile_panels,
         pair,
-        strip or (0, packed.tile_panels),
+        (0, packed.tile_panels),
         (lower[0], lower[1]),
         live,
+        level or NO_LEVEL,
         hits,
         out.shape[1],
         (out[0], out[1]),
@@ -91,6 +96,16 @@ def candidates_of(
     pairs = set(zip(out[0, :edges].tolist(), out[1, :edges].tolist(), strict=True))
     assert len(pairs) == edges
     return pairs
+
+
+def coarse_level(packed: panels.Panels, lower: list[np.ndarray]) -> CoarseLevel | None:
+    """Return the coarse level of the first two tiles, in use if these rows have one."""
+    if not packed.coarse.words:
+        return None
+    packed_lower, slots = np.empty((2, packed.tile_slots), dtype=np.int32), packed.tile_slots
+    for side, group_rows in ((0, ROWS), (1, 1)):
+        pack_coarse_thresholds(lower[side], side * slots, packed.coarse, packed_lower[side], group_rows)
+    return begin_level(packed.coarse, packed_lower, np.zeros(3, dtype=np.int64))
 
 
 def packed_rows(rows: np.ndarray, use_integers: bool, tile_rows: int, n_axes: int = 0) -> tuple:
@@ -142,8 +157,9 @@ def test_no_pair_that_reaches_a_threshold_is_rejected(
     packed_lower = np.empty((2, packed.tile_slots), dtype=packed.values.dtype)
     for side in range(2):
         panels.pack_thresholds(lower[side], packed.packing, packed_lower[side])
-    live = all_live(packed.tile_slots)
-    pairs = candidates_of(microkernels.find_candidates, packed, (0, 1), packed_lower, live)
+    live, level = all_live(packed.tile_slots), coarse_level(packed, lower)
+    pairs = candidates_of(candidates.find_candidates, packed, (0, 1), packed_lower, live)
+    assert candidates_of(candidates.find_candidates, packed, (0, 1), packed_lower, live, level) == pairs
     reach = products >= np.minimum(lower[0][: len(first), None], lower[1][None, : len(second)])
     assert set(zip(*(side.tolist() for side in np.nonzero(reach)), strict=True)) <= pairs
 
@@ -177,7 +193,7 @@ def test_integer_sums_are_exact(seed: int, n: int, d: int, skip_groups: bool) ->
     reach = sums >= np.minimum(lower[0][:, None], lower[1][None, :])
     reach &= np.repeat(live[0], ROWS)[:, None] & np.repeat(live[1], COLUMNS)[None, :]
     expected = set(zip(*(side.tolist() for side in np.nonzero(reach)), strict=True))
-    finds = [microkernels.find_candidates, microkernels.find_candidates_in_numpy]
+    finds = [candidates.find_candidates, candidates.find_candidates_in_numpy]
     for find in finds:
         assert candidates_of(find, packed, (0, 1), lower, live) == expected
 
@@ -214,7 +230,7 @@ def test_thresholds_that_no_pair_or_every_pair_reaches_are_handled(use_integers:
                 np.full(packed.tile_slots, value, dtype=np.float32), packed.packing, lower[side]
             )
         live = all_live(packed.tile_slots)
-        assert len(candidates_of(microkernels.find_candidates, packed, (0, 1), lower, live)) == expected
+        assert len(candidates_of(candidates.find_candidates, packed, (0, 1), lower, live)) == expected
 
 
 def mixture(rng: np.random.Generator, n: int) -> np.ndarray:
