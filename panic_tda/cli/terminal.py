@@ -33,27 +33,30 @@ _UNSAFE_CHARACTERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 """Characters that JSON does not escape: control characters, direction marks and surrogates."""
 
 _log = logging.getLogger("panic_tda")
+_LOGS = (_log, logging.getLogger("sqlalchemy"))
+"""SQLAlchemy would write its errors to stderr itself, with tracebacks."""
 
 
 def configure_logging(
     *, verbose: bool, quiet: bool, log_file: Path | None, inputs: Sequence[Path] = ()
 ) -> None:
-    """Send the package's logs to stderr, and everything with tracebacks to `log_file`.
+    """Send the logs of the package and of SQLAlchemy to stderr, and everything with tracebacks to `log_file`.
 
     The log file must not be an input of the command, such as the database. A new log file gets the
     permissions of the first input.
     """
-    for handler in list(_log.handlers):
-        _log.removeHandler(handler)
-        handler.close()
+    for log in _LOGS:
+        for handler in list(log.handlers):
+            log.removeHandler(handler)
+            handler.close()
+        log.propagate = False
     _log.setLevel(logging.DEBUG)
-    _log.propagate = False
     stderr = _StderrHandler()
     stderr.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     stderr.setFormatter(_make_formatter())
     if not verbose:
         stderr.addFilter(_has_no_traceback)
-    _log.addHandler(stderr)
+    _add_handler(stderr)
     if log_file is not None:
         require_safe_output(log_file, *inputs)
         try:
@@ -64,7 +67,13 @@ def configure_logging(
         except OSError as error:
             raise WrongUsage(f"cannot write the log file {log_file}: {error.strerror or error}") from error
         to_file.setFormatter(_make_formatter())
-        _log.addHandler(to_file)
+        _add_handler(to_file)
+
+
+def _add_handler(handler: logging.Handler) -> None:
+    handler.addFilter(_is_no_interruption)
+    for log in _LOGS:
+        log.addHandler(handler)
 
 
 class UnwritableOutput(PanicTdaError):
@@ -141,7 +150,8 @@ class _LogFile(logging.FileHandler):
         if not isinstance(error, OSError):
             super().handleError(record)
             return
-        _log.removeHandler(self)
+        for log in _LOGS:
+            log.removeHandler(self)
         with suppress(OSError):
             self.close()
         _log.warning("the log file %s ends here: %s", self.baseFilename, error.strerror or error)
@@ -157,6 +167,11 @@ def _require_reader(log_file: Path) -> Path:
                 f"the log file {log_file} is a pipe that nobody reads; name a regular file"
             ) from error
     return log_file
+
+
+def _is_no_interruption(record: logging.LogRecord) -> bool:
+    """Return whether a record is of something else than a signal, of which the command itself says enough."""
+    return not (record.exc_info and isinstance(record.exc_info[1], (KeyboardInterrupt, SystemExit)))
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:

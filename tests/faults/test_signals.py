@@ -189,6 +189,33 @@ def test_a_signal_whose_exception_python_drops_takes_effect_anyway(many_models: 
     assert snapshot(path) == before
 
 
+CLOSED = """
+import os
+from sqlalchemy.engine.default import DefaultDialect
+whole = DefaultDialect.do_close
+
+def close(self, connection):
+    whole(self, connection)
+    DefaultDialect.do_close = whole
+    os.kill(os.getpid(), {number:d})
+    sum(range(10_000))
+
+DefaultDialect.do_close = close
+"""
+
+
+def test_a_signal_while_a_connection_is_closed_ends_without_a_traceback(many_models: Path) -> None:
+    """SQLAlchemy logs it with a traceback before it passes it on."""
+    number, code, word = CODES[0]
+    log = many_models.with_suffix(".log")
+    program = START.format(grace=NEVER, body=CLOSED.format(number=number))
+    result = run(many_models, (*PLAN, "--log-file", log), code=program)
+    assert result.code == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    assert "Traceback" not in log.read_text()
+
+
 def test_a_process_that_survives_its_signal_handler_is_ended(many_models: Path) -> None:
     number, code, word = CODES[1]
     program = START.format(grace=SOON, body=SWALLOWED.format(number=number))
