@@ -58,7 +58,7 @@ CHAPTERS: dict[str, tuple[click.Command, ...]] = {
 @click.group(
     cls=options.Group,
     example="--db trajectory_data.sqlite show-clustering latest --model MiniLM",
-    context_settings={"help_option_names": options.HELP_NAMES, "max_content_width": 100},
+    context_settings={"max_content_width": 100},
 )
 @options.version
 @options.json_output

@@ -84,7 +84,7 @@ def _describe(name: str, command: click.Command) -> str:
 
 
 def _list_options(command: click.Command, *, common: bool) -> Iterator[str]:
-    context = click.Context(command, help_option_names=group.context_settings["help_option_names"])
+    context = click.Context(command)
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if not isinstance(parameter, click.Option) or record is None:

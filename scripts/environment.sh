@@ -52,8 +52,13 @@ choose_lock() {
     echo "$name"
 }
 
+compile_kernels() {
+    .venv/bin/python -P -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()' ||
+        echo "the compiled loops could not be prepared; the first clustering will try again" >&2
+}
+
 make_environment() {
-    local name lock wanted
+    local name lock wanted compile
     name=$(choose_lock) || return 1
     lock=env/$name.txt
     wanted=$(cat "$lock" pyproject.toml | cksum)
@@ -67,11 +72,13 @@ make_environment() {
     .venv/bin/python -P -m pip --version >/dev/null 2>&1 || new_environment || return 1
     echo unfinished > .venv/panic_tda.lock
     echo "$name" > .venv/panic_tda.env
-    .venv/bin/python -P -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
+    # Python compiles a source when it first imports it, unless it may write nothing.
+    compile=--no-compile
+    [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
+    .venv/bin/python -P -m pip install --quiet --disable-pip-version-check $compile -r "$lock" || return 1
     .venv/bin/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
     # Compile now, so that the first clustering does not have to.
-    .venv/bin/python -P -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()' ||
-        echo "the compiled loops could not be prepared; the first clustering will try again" >&2
+    [ "${kernels:-}" = later ] || compile_kernels
     echo "$wanted" > .venv/panic_tda.lock
 }
 

@@ -6,9 +6,10 @@
 # COVERAGE=1 scripts/test.sh --all also lists the lines of the package that no test reaches, and fails above 3 %. It
 # takes a quarter longer: run it before a release, not in CI.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh"
 # Hundreds of processes of the tests would compile the sources again.
 unset PYTHONDONTWRITEBYTECODE
+kernels=later
+source "$(dirname "$0")/environment.sh"
 
 .venv/bin/ruff format --check --quiet .
 .venv/bin/ruff check --quiet .
@@ -21,8 +22,8 @@ check_types() {
 # One core works on these for a minute on a new machine; the other one compiles, and begins the tests.
 check_types &
 checks=$!
-# Compiled once here, and not by each of the test processes at the same time.
-.venv/bin/python -P -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()'
+# Once, and not by each of the test processes at the same time.
+compile_kernels
 
 # The tests wait mostly for the disk: put their folders into memory if it has room and allows programs.
 in_memory=/dev/shm

@@ -87,6 +87,10 @@ class Command(click.Command):
             with formatter.section(name):
                 formatter.write_dl(entries)
 
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """Return the names of the help option, whatever the context says: Click keeps those of the first."""
+        return list(HELP_NAMES)
+
     def get_short_help_str(self, limit: int = 0) -> str:
         """Return the first line of the help, which is never cut."""
         return (self.help or "").partition("\n")[0].removesuffix(".")
@@ -98,9 +102,7 @@ class Command(click.Command):
 
 def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Command]:
     """Return a decorator that makes a command of a function, with an example for its help."""
-    # Click caches the help option of the first context and ignores the names set by the group.
-    settings = {"help_option_names": HELP_NAMES}
-    return click.command(name, cls=Command, example=example, context_settings=settings)
+    return click.command(name, cls=Command, example=example)
 
 
 class Group(Command, click.Group):

@@ -38,7 +38,7 @@ def show_help(database: str, words: tuple[str, ...]) -> None:
     elif topic in commands:
         command = commands[topic]
         parent = context.find_root()
-        with click.Context(command, parent, info_name=topic, help_option_names=options.HELP_NAMES) as shown:
+        with click.Context(command, parent, info_name=topic) as shown:
             terminal.print_data(command.get_help(shown))
     else:
         handbook.print_page(handbook.find_text(topic, commands))

@@ -182,7 +182,7 @@ class _Planner:
         shape = census.n_usable, census.width // FLOAT_BYTES
         plan = FactorPlan(downsample=factor, n_rows=census.n_usable)
         if census.n_usable < FEWEST_ROWS:
-            return replace(plan, reason=f"at least {FEWEST_ROWS} rows are needed")
+            return replace(plan, reason=f"at least {FEWEST_ROWS} {pluralize(FEWEST_ROWS, 'row')} are needed")
         plan = replace(plan, memory=memory_by_backend(self._parameters, *shape, folder=self._folder))
         try:
             placement = choose_placement(self._parameters, *shape, keep_neighbours=KEEP_NEIGHBOURS)
