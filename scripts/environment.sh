@@ -58,7 +58,7 @@ compile_kernels() {
 }
 
 make_environment() {
-    local name lock wanted compile
+    local name lock wanted
     name=$(choose_lock) || return 1
     lock=env/$name.txt
     wanted=$(cat "$lock" pyproject.toml | cksum)
@@ -72,10 +72,9 @@ make_environment() {
     .venv/bin/python -P -m pip --version >/dev/null 2>&1 || new_environment || return 1
     echo unfinished > .venv/panic_tda.lock
     echo "$name" > .venv/panic_tda.env
-    # Python compiles a source when it first imports it, unless it may write nothing.
-    compile=--no-compile
-    [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
-    .venv/bin/python -P -m pip install --quiet --disable-pip-version-check $compile -r "$lock" || return 1
+    # pip compiles sources on one core; some packages have sources for other versions of Python, which fail.
+    .venv/bin/python -P -m pip install --quiet --disable-pip-version-check --no-compile -r "$lock" || return 1
+    .venv/bin/python -P -W ignore -m compileall -qq -j 0 .venv/lib || true
     .venv/bin/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
     # Compile now, so that the first clustering does not have to.
     [ "${kernels:-}" = later ] || compile_kernels
