@@ -192,11 +192,11 @@ def test_a_signal_whose_exception_python_drops_takes_effect_anyway(many_models: 
 CLOSED = """
 import os
 from sqlalchemy.engine.default import DefaultDialect
-whole = DefaultDialect.do_close
+close_connection = DefaultDialect.do_close
 
 def close(self, connection):
-    whole(self, connection)
-    DefaultDialect.do_close = whole
+    close_connection(self, connection)
+    DefaultDialect.do_close = close_connection
     os.kill(os.getpid(), {number:d})
     sum(range(10_000))
 

@@ -38,8 +38,7 @@ _LARGEST_SUM = 32_767
 _DEVIATIONS = 5.2
 """Standard deviations of a turned coordinate that are packed without clipping: larger ones are rare."""
 _SPARE_ROUNDING = 0.52
-"""What the rounding error of a row that is not rough may exceed the usual one by: four of its standard
-deviations."""
+"""Excess over the usual rounding error up to which a row is not rough: four standard deviations of it."""
 _SEED = 0
 _CHUNK_PANELS = 512
 _WASTED_STRIPS = 16
