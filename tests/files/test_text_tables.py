@@ -352,7 +352,7 @@ def count(path):
     file = EmbeddingFile(Path(path), "M", columns=Columns(no_text=True))
     return sum(len(batch.rows) for batch in file.batches())
 
-embedding_files.BATCH_ROWS, text_tables.BLOCK_BYTES = 1024, 1 << 18
+embedding_files.BATCH_ROWS, text_tables.BLOCK_BYTES = 1024, 1 << 16
 count(sys.argv[1])  # What is imported and kept by the first one does not count.
 tracemalloc.start()
 print(count(sys.argv[2]), pa.default_memory_pool().max_memory(), tracemalloc.get_traced_memory()[1])
