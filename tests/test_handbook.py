@@ -147,8 +147,8 @@ def test_every_table_and_column_is_explained() -> None:
 
 
 def test_every_exported_column_is_explained() -> None:
-    columns = {*exports._COLUMNS.names, *outlier_scores.COLUMNS, exports.VECTOR, *step_rows._COLUMNS.names}
-    columns |= {field.name for field in step_rows._DRIFT}
+    columns = {*exports.COLUMNS.names, *outlier_scores.COLUMNS, exports.VECTOR, *step_rows.COLUMNS.names}
+    columns |= {field.name for field in step_rows.DRIFT}
     assert columns | {"x", "y"} <= set(re.findall(r"`([^`\n]+)`", PAGES["exporting"]))
 
 

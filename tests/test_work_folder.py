@@ -233,7 +233,7 @@ def test_states_of_an_earlier_version_are_logged_and_removed_with_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(checkpoint_module, "_FORMAT", 2)
+        earlier.setattr(checkpoint_module, "FORMAT", 2)
         old = Checkpoint(tmp_path, "rows")
         old.open(k=3)
         old.save("state", rows=np.arange(3))

@@ -39,7 +39,7 @@ except ImportError:  # not a POSIX system
 
 SAVE_SECONDS = 60.0
 """Least time between two saved states, in seconds. A kill loses at most this time and that of one save."""
-_FORMAT = 3
+FORMAT = 3
 """Version of the format of the states. Versions 1 and 2 were zip files whose headers had no checksum."""
 _ABOUT = "checkpoint.json"
 _PARTIAL = ".panic-tda.partial"
@@ -161,7 +161,7 @@ class Checkpoint:
     def __init__(self, root: Path, input_sha256: str, *, save_seconds: float = SAVE_SECONDS) -> None:
         self.root = self.folder = root
         self._input = input_sha256
-        self._about: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
         self._save_seconds = save_seconds
         self._saved = time.monotonic()
 
@@ -174,8 +174,8 @@ class Checkpoint:
             Everything except the input that a state depends on, including the version of the code that writes
             it; must be serializable as JSON.
         """
-        self._about = {"format": _FORMAT, "input_sha256": self._input, "parameters": parameters}
-        self.folder = self._get_folder(_FORMAT)
+        self.metadata = {"format": FORMAT, "input_sha256": self._input, "parameters": parameters}
+        self.folder = self._get_folder(FORMAT)
         for folder in self._list_older_folders():
             _log.warning(
                 "the states in %s are of an earlier version of panic_tda and are not used; they are removed "
@@ -195,7 +195,7 @@ class Checkpoint:
             make_own_folder(folder)
         if not os.path.lexists(self.folder / _ABOUT):
             # Describes the states, for people and for the commands that remove states.
-            text = json.dumps(self._about, indent=1).encode()
+            text = json.dumps(self.metadata, indent=1).encode()
             self._replace(self.folder / _ABOUT, lambda file: file.write(text))
             for folder in (self.root, self.root.parent):
                 sync_folder(folder)
@@ -252,7 +252,7 @@ class Checkpoint:
             self._require_own_folders()
             with open_own_file(path) as file:
                 saved = os.fstat(file.fileno()).st_mtime
-                state = read_state(file, self._about | {"name": name}, forms=forms, into=into)
+                state = read_state(file, self.metadata | {"name": name}, forms=forms, into=into)
             if check is not None:
                 check(state)
         except (OSError, UnusableState) as error:
@@ -272,7 +272,7 @@ class Checkpoint:
 
     def remove_all(self) -> None:
         """Remove the states of these parameters, and folders that become empty; other files stay."""
-        if self._about:
+        if self.metadata:
             for folder in (self.folder, *self._list_older_folders()):
                 _remove_states(folder)
             _remove_empty(self.root)
@@ -283,16 +283,16 @@ class Checkpoint:
 
     def _get_folder(self, number: int) -> Path:
         """Return the folder of states in the format with this number."""
-        about = json.dumps(self._about | {"format": number}, sort_keys=True)
+        about = json.dumps(self.metadata | {"format": number}, sort_keys=True)
         return self.root / hashlib.sha256(about.encode()).hexdigest()[:_KEY_DIGITS]
 
     def _list_older_folders(self) -> list[Path]:
-        folders = [self._get_folder(number) for number in range(1, _FORMAT)]
+        folders = [self._get_folder(number) for number in range(1, FORMAT)]
         return [folder for folder in folders if os.path.isdir(folder)]
 
     def _write(self, name: str, arrays: dict[str, Any]) -> None:
         self.make_folder()
-        about = self._about | {"name": name}
+        about = self.metadata | {"name": name}
         self._replace(self._path(name), lambda file: write_state(file, about, arrays))
 
     def _replace(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -154,7 +154,7 @@ def mark_chosen(condensed: CondensedTree, parameters: EffectiveParameters) -> Bo
 def _choose_by_stability(condensed: CondensedTree, max_cluster_size: int, allow_root: bool) -> BoolArray:
     """Choose disjoint clusters with the largest total stability (excess of mass), none above the limit."""
     parent, size = condensed.parent, condensed.size
-    stability = _sum_stabilities(condensed)
+    stability = sum_stabilities(condensed)
     chosen = np.zeros(len(parent), dtype=np.bool_)
     total, carry = np.zeros(len(parent)), np.zeros(len(parent))
     for cluster in range(len(parent) - 1, -1, -1):
@@ -162,7 +162,7 @@ def _choose_by_stability(condensed: CondensedTree, max_cluster_size: int, allow_
         is_small = size[cluster] <= max_cluster_size or cluster == ROOT
         chosen[cluster] = is_small and below - own <= STABILITY_TOLERANCE * own
         if cluster != ROOT:
-            _add(total, carry, parent[cluster], own if chosen[cluster] else below)
+            add_compensated(total, carry, parent[cluster], own if chosen[cluster] else below)
     chosen[ROOT] = chosen[ROOT] and allow_root
     covered = chosen.copy()
     for cluster in range(1, len(parent)):
@@ -173,21 +173,23 @@ def _choose_by_stability(condensed: CondensedTree, max_cluster_size: int, allow_
 
 
 @compiled
-def _sum_stabilities(condensed: CondensedTree) -> FloatArray:
+def sum_stabilities(condensed: CondensedTree) -> FloatArray:
     """Return the stability of each cluster: the sum of λ - λ_birth over its rows, λ where a row leaves it."""
     parent, birth = condensed.parent, condensed.birth
     total, carry = np.zeros(len(parent)), np.zeros(len(parent))
     for row in range(len(condensed.row_cluster)):
         cluster = condensed.row_cluster[row]
-        _add(total, carry, cluster, 1.0 / condensed.row_height[row] - 1.0 / birth[cluster])
+        add_compensated(total, carry, cluster, 1.0 / condensed.row_height[row] - 1.0 / birth[cluster])
     for cluster in range(1, len(parent)):
         above = parent[cluster]
-        _add(total, carry, above, condensed.size[cluster] * (1.0 / birth[cluster] - 1.0 / birth[above]))
+        add_compensated(
+            total, carry, above, condensed.size[cluster] * (1.0 / birth[cluster] - 1.0 / birth[above])
+        )
     return total + carry
 
 
 @compiled
-def _add(total: FloatArray, carry: FloatArray, index: int, value: float) -> None:
+def add_compensated(total: FloatArray, carry: FloatArray, index: int, value: float) -> None:
     """Add a value by compensated summation (Neumaier), so that the order of the rows does not matter."""
     old = total[index]
     new = old + value

@@ -29,7 +29,7 @@ from panic_tda.types import OUTLIER, Array, Clustering, FloatArray, IntArray
 
 QUERY_ROWS = 2_048
 """New rows that are compared with all rows of the fit at once."""
-_TILE_ROWS = 2_048
+TILE_ROWS = 2_048
 _MEASURED_VALUES = 1 << 22
 _TIE_TOLERANCE = 1e-9
 """Heights that differ by less, relative to the smaller one, are one distance computed twice."""
@@ -94,11 +94,11 @@ class Predictor:
         if self.condensed is None:
             return labels, probabilities
         for batch in slices(len(new_rows), QUERY_ROWS):
-            joins = _find_neighbours(self, new_rows[batch].astype(np.float64))
+            joins = find_joins(self, new_rows[batch].astype(np.float64))
             labels[batch], probabilities[batch] = self._label(self.condensed, joins)
         return labels, probabilities
 
-    def _label(self, condensed: CondensedTree, joins: _Joins) -> tuple[IntArray, FloatArray]:
+    def _label(self, condensed: CondensedTree, joins: Joins) -> tuple[IntArray, FloatArray]:
         height = joins.height / self.scale
         cluster = self.row_cluster[joins.neighbour]
         while (climbing := (cluster != ROOT) & (condensed.birth[cluster] <= height)).any():
@@ -168,7 +168,7 @@ def _limit_root(record: ClusteringRecord, is_alone: bool, densest: float) -> flo
     return (record.cluster_selection_epsilon or densest) if is_alone else 0.0
 
 
-class _Joins(NamedTuple):
+class Joins(NamedTuple):
     """Points at which new rows join the hierarchy: row of the fit, its distance, and the height."""
 
     neighbour: IntArray
@@ -176,7 +176,7 @@ class _Joins(NamedTuple):
     height: FloatArray
 
 
-def _find_neighbours(predictor: Predictor, queries: FloatArray) -> _Joins:
+def find_joins(predictor: Predictor, queries: FloatArray) -> Joins:
     """Find the nearest row of the fit by mutual reachability of every query, (b, d) float64."""
     i, j = _find_candidates(predictor, queries)
     distances = _measure(predictor.rows, queries, i, j)
@@ -193,7 +193,7 @@ def _find_neighbours(predictor: Predictor, queries: FloatArray) -> _Joins:
     # Sorted by distance and row, the first of the tied rows is the nearest one.
     tied = np.flatnonzero(heights <= lowest[i] * (1 + _TIE_TOLERANCE))
     first = tied[np.searchsorted(i[tied], np.arange(len(queries)))]
-    return _Joins(j[first], distances[first], heights[first])
+    return Joins(j[first], distances[first], heights[first])
 
 
 def _find_candidates(predictor: Predictor, queries: FloatArray) -> tuple[IntArray, IntArray]:
@@ -225,7 +225,7 @@ def _find_candidates(predictor: Predictor, queries: FloatArray) -> tuple[IntArra
 def _iterate_squares(rows: Array, queries: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
     """Yield ‖x‖² + ‖y‖² - 2·x·y in float64, (queries, rows of a tile), for each tile of the rows."""
     of_queries = squared_lengths(queries)[:, None]
-    for tile in slices(len(rows), _TILE_ROWS):
+    for tile in slices(len(rows), TILE_ROWS):
         columns = rows[tile].astype(np.float64)
         squares = queries @ (-2 * columns.T)
         squares += squared_lengths(columns)

@@ -24,7 +24,7 @@ from panic_tda.types import Array
 _MARK = b"panic-tda state\n"
 _LENGTH_BYTES, _DIGEST_BYTES = 8, 32
 _MOST_HEADER_BYTES = 1 << 16
-_PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20
 
 
 class UnusableState(ValueError):
@@ -64,7 +64,7 @@ def write_state(file: IO[bytes], about: Mapping[str, Any], arrays: Mapping[str, 
         file.write(piece)
     for array in plain.values():
         flat = array.reshape(-1).view(np.uint8)
-        for part in slices(len(flat), _PIECE_BYTES):
+        for part in slices(len(flat), PIECE_BYTES):
             digest.update(flat[part].data)
             file.write(flat[part].data)
     file.write(digest.digest())
@@ -148,7 +148,7 @@ def _require_digest(file: IO[bytes], size: int) -> None:
     file.seek(0)
     left = size - _DIGEST_BYTES
     while left > 0:
-        piece = file.read(min(left, _PIECE_BYTES))
+        piece = file.read(min(left, PIECE_BYTES))
         if not piece:
             break
         digest.update(piece)
@@ -163,7 +163,7 @@ def _read_array(file: IO[bytes], form: Form, into: Array | None) -> Array:
         array[()] = np.frombuffer(_read_exactly(file, form.n_bytes), form.dtype)[0]
         return array
     row_bytes = form.dtype.itemsize * math.prod(form.shape[1:])
-    for rows in slices(len(array), _PIECE_BYTES // max(1, row_bytes)):
+    for rows in slices(len(array), PIECE_BYTES // max(1, row_bytes)):
         n_rows = rows.stop - rows.start
         piece = np.frombuffer(_read_exactly(file, n_rows * row_bytes), form.dtype)
         array[rows] = namespace(array).asarray(piece.reshape(n_rows, *form.shape[1:]))

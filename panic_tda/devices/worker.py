@@ -77,7 +77,7 @@ def serve() -> None:
     """Run the tasks from stdin, and write messages to stdout, until stdin ends."""
     # Libraries that read stdin or print to stdout must not use the two pipes.
     source = os.fdopen(os.dup(0), "rb")
-    channel = _Channel(os.fdopen(os.dup(1), "wb"))
+    channel = Channel(os.fdopen(os.dup(1), "wb"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, channel.terminate)
@@ -85,7 +85,7 @@ def serve() -> None:
         _run_tasks(source, channel)
 
 
-def _run_tasks(source: BinaryIO, channel: _Channel) -> None:
+def _run_tasks(source: BinaryIO, channel: Channel) -> None:
     work, name = pickle.load(source)
     logger = logging.getLogger("panic_tda")
     logger.setLevel(logging.DEBUG)
@@ -96,7 +96,7 @@ def _run_tasks(source: BinaryIO, channel: _Channel) -> None:
             task = pickle.load(source)
         except EOFError:
             return
-        channel.send(_run_task(work, task, _ProgressForwarder(channel)))
+        channel.send(_run_task(work, task, ProgressForwarder(channel)))
 
 
 def _run_task(work: Callable[[Any, Progress], Any], task: Any, progress: Progress) -> Done | Failed:
@@ -110,7 +110,7 @@ def _run_task(work: Callable[[Any, Progress], Any], task: Any, progress: Progres
     return Done(result)
 
 
-class _Channel:
+class Channel:
     """Sender of messages, which a signal does not cut off."""
 
     def __init__(self, sink: BinaryIO) -> None:
@@ -146,10 +146,10 @@ class _Channel:
         sys.exit(_EXIT_TERMINATED)
 
 
-class _ProgressForwarder:
+class ProgressForwarder:
     """Progress that is sent as messages."""
 
-    def __init__(self, channel: _Channel, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
         self._channel = channel
         self._clock = clock
         self._unsent = 0.0
@@ -172,7 +172,7 @@ class _ProgressForwarder:
 class _LogForwarder(logging.Handler):
     """Logging handler that sends records as messages, with the name of the device as prefix."""
 
-    def __init__(self, channel: _Channel, name: str) -> None:
+    def __init__(self, channel: Channel, name: str) -> None:
         super().__init__()
         self._channel = channel
         self._prefix = f"{name}: "

@@ -31,7 +31,7 @@ GROUP_ROWS = 100_000
 GROUP_BYTES = 32 << 20
 """Largest number of rows of a group, and approximate largest size of it in bytes."""
 _COMPRESSION = "zstd"
-_FORMULA = r"^'*([\t\r\n]|\s*[=+\-@＝＋－＠])"
+FORMULA = r"^'*([\t\r\n]|\s*[=+\-@＝＋－＠])"
 """Texts that a spreadsheet would run as a formula, and texts that look like an escaped one.
 
 See https://owasp.org/www-community/attacks/CSV_Injection.
@@ -256,9 +256,9 @@ def _escape_formulas(texts: pa.Array) -> pa.Array:
     """Put a `'` before texts that a spreadsheet would run as formulas.
 
     It is also put before texts that look escaped already, such as `'=1`. Removing one mark from every
-    text that `_FORMULA` matches restores the original texts.
+    text that `FORMULA` matches restores the original texts.
     """
-    is_formula = pc.match_substring_regex(texts, _FORMULA)
+    is_formula = pc.match_substring_regex(texts, FORMULA)
     return pc.if_else(is_formula, pc.binary_join_element_wise("'", texts, ""), texts)
 
 

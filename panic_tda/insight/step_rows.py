@@ -20,7 +20,7 @@ from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.types import BoolArray, BytesArray, Float32Array, FloatArray, IntArray
 
 BATCH_ROWS = 2048
-_COLUMNS = pa.schema(
+COLUMNS = pa.schema(
     [
         ("run_id", pa.string()),
         ("step", pa.int64()),
@@ -32,7 +32,7 @@ _COLUMNS = pa.schema(
         ("predicted", pa.bool_()),
     ]
 )
-_DRIFT = (pa.field("drift", pa.float64()), pa.field("stride", pa.float64()))
+DRIFT = (pa.field("drift", pa.float64()), pa.field("stride", pa.float64()))
 
 
 class Course:
@@ -114,9 +114,9 @@ def open_steps(
     with open_clustering(database, clustering, progress) as stored:
         steps = find_states(stored.all_steps, core_probability=core_probability)
         are_predicted = stored.mark_predicted(steps)
-        schema, measured = _COLUMNS, None
+        schema, measured = COLUMNS, None
         if with_drift:
-            schema = pa.schema([*_COLUMNS, *_DRIFT])
+            schema = pa.schema([*COLUMNS, *DRIFT])
             all_ids = np.concatenate([stored.assignments.ids, stored.predictions.ids])
             ids, dimensions = all_ids[steps.rows], stored.dimensions
             # How many steps of its run come before each.

@@ -117,7 +117,7 @@ def _explain_refused_write(path: Path) -> str:
     """Find why writing failed although the disk is not full; SQLite has one code for all such causes."""
     import resource
 
-    code = _try_to_write(path.parent)
+    code = try_to_write(path.parent)
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if code == errno.EDQUOT:
         return f"the disk quota of {path.parent} is used up; nothing was changed: make room and run it again"
@@ -133,7 +133,7 @@ def _explain_refused_write(path: Path) -> str:
     )
 
 
-def _try_to_write(folder: Path) -> int:
+def try_to_write(folder: Path) -> int:
     """Write a small file, and return the number of the error, or 0 if there is no error."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

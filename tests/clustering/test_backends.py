@@ -257,8 +257,8 @@ def two_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     module.Large = lambda: _Limited("large", 100, weighted=False)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "limited_backends", module)
     homes = {"small": ("limited_backends", "Small"), "large": ("limited_backends", "Large")}
-    monkeypatch.setattr(backends, "_HOMES", homes)
-    monkeypatch.setattr(backends, "_AUTO_ORDER", ("small", "large"))
+    monkeypatch.setattr(backends, "MODULES", homes)
+    monkeypatch.setattr(backends, "AUTO_ORDER", ("small", "large"))
 
 
 @pytest.mark.usefixtures("two_limited")

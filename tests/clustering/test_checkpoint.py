@@ -49,7 +49,7 @@ def test_the_order_of_parameters_does_not_matter(tmp_path: Path) -> None:
 
 def test_a_state_of_another_format_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path).save("state", rows=ROWS)
-    monkeypatch.setattr(checkpoint_module, "_FORMAT", checkpoint_module._FORMAT + 1)
+    monkeypatch.setattr(checkpoint_module, "FORMAT", checkpoint_module.FORMAT + 1)
     assert opened(tmp_path).load("state") is None
 
 
@@ -233,7 +233,7 @@ def test_the_state_folder_names_its_input_and_parameters(tmp_path: Path) -> None
     about = json.loads((checkpoint.folder / "checkpoint.json").read_text())
     assert about["input_sha256"] == "rows"
     assert about["parameters"] == {"k": 3}
-    assert about["format"] == checkpoint_module._FORMAT
+    assert about["format"] == checkpoint_module.FORMAT
 
 
 def test_saved_states_are_logged_with_input_size_and_time(tmp_path: Path) -> None:

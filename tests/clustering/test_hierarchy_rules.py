@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panic_tda.clustering.condensed import TIE_SPAN, CondensedTree, build_single_linkage, condense_tree
-from panic_tda.clustering.hierarchy import _add, _sum_stabilities, extract_clusters, mark_chosen
+from panic_tda.clustering.hierarchy import add_compensated, extract_clusters, mark_chosen, sum_stabilities
 from panic_tda.types import OUTLIER, SpanningTree
 from tests.trees import FLOOR, PLAIN, assert_same, by_smallest_row, edges, labels_of, path
 
@@ -250,7 +250,7 @@ def test_selected_clusters_are_marked_by_booleans() -> None:
 def test_compensated_sums_keep_small_terms() -> None:
     total, carry = np.zeros(2), np.zeros(2)
     for value in (1.0, 1e100, -1e100, 1.0, 1e100, -1e100):
-        _add(total, carry, 1, value)
+        add_compensated(total, carry, 1, value)
     assert total[1] + carry[1] == 2
     assert total[0] == carry[0] == 0
 
@@ -269,7 +269,7 @@ def test_stabilities_do_not_depend_on_the_order_of_rows() -> None:
             row_cluster=np.zeros(len(heights), dtype=np.int64),
             row_height=heights,
         )
-        assert _sum_stabilities(root)[0] == expected
+        assert sum_stabilities(root)[0] == expected
 
 
 def test_max_cluster_size_splits_further() -> None:

@@ -66,7 +66,7 @@ def on_device_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     module.Distinct = lambda: OnDevice(weighted=True)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     homes = {"all": (module.__name__, "All"), "distinct": (module.__name__, "Distinct")}
-    monkeypatch.setattr(backends, "_HOMES", backends._HOMES | homes)
+    monkeypatch.setattr(backends, "MODULES", backends.MODULES | homes)
 
 
 @pytest.fixture
@@ -222,8 +222,8 @@ def test_a_backend_refuses_before_anything_is_loaded(upgraded: MakeFile, stand_i
 def test_auto_chooses_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backends, "_AUTO_ORDER", ("all", "sklearn"))
-    monkeypatch.setattr(backends, "_AUTO_DEVICE_ORDER", ("all", "sklearn"))
+    monkeypatch.setattr(backends, "AUTO_ORDER", ("all", "sklearn"))
+    monkeypatch.setattr(backends, "AUTO_DEVICE_ORDER", ("all", "sklearn"))
     with caplog.at_level(logging.INFO, "panic_tda"):
         outcomes = run(upgraded(FieldSpec(runs=101, text_models=("First",))), "auto")
     assert outcomes[0].backend == "sklearn"

@@ -97,7 +97,7 @@ def test_a_prediction_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyP
     model = HDBSCAN(10, metric="euclidean").fit(rows)
     together = model.predict(new)
     monkeypatch.setattr(prediction, "QUERY_ROWS", 7)
-    monkeypatch.setattr(prediction, "_TILE_ROWS", 64)
+    monkeypatch.setattr(prediction, "TILE_ROWS", 64)
     assert model.predict(new).tolist() == together.tolist()
 
 
@@ -111,7 +111,7 @@ def test_without_clusters_every_new_row_is_an_outlier() -> None:
 
 def test_copies_count_as_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The neighbour and the height of each new row are those of the definition, over all rows with copies."""
-    from panic_tda.clustering import prediction
+    from panic_tda.clustering import geometry, prediction
 
     generator = np.random.default_rng(8)
     distinct = islands(3, 200, 8).astype(np.float64)
@@ -124,12 +124,12 @@ def test_copies_count_as_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     distances = np.linalg.norm(new[:, None] - rows[None], axis=2)
     own = np.sort(distances, axis=1)[:, MIN_SAMPLES - 1]
     heights = np.maximum(np.maximum(distances, cores), own[:, None])
-    monkeypatch.setattr(prediction, "_TILE_ROWS", 32)
-    predictor = model._state.predictor
-    frame = model._state.frame
+    monkeypatch.setattr(prediction, "TILE_ROWS", 32)
+    frame = geometry.prepare_rows(prepared_rows := rows.copy(), "euclidean")
     assert frame is not None
-    frame.apply(prepared := new.copy())
-    joins = prediction._find_neighbours(predictor, prepared)
+    predictor = prediction.build_predictor(prepared_rows, model.clustering_, frame.scale)
+    geometry.prepare_more_rows(prepared := new.copy(), frame)
+    joins = prediction.find_joins(predictor, prepared)
     floor = model.clustering_.record.distance_floor
     np.testing.assert_allclose(
         joins.height / predictor.scale, np.maximum(heights.min(axis=1), floor), rtol=1e-9

@@ -20,7 +20,7 @@ def test_progress_steps_are_added_up() -> None:
             sent.append(message)
 
     now = [100.0]
-    forwarder = worker._ProgressForwarder(Channel(), clock=lambda: now[0])  # type: ignore[arg-type]
+    forwarder = worker.ProgressForwarder(Channel(), clock=lambda: now[0])  # type: ignore[arg-type]
     forwarder.phase("distances", 10.0)
     for _ in range(8):
         now[0] += 0.06
@@ -45,7 +45,7 @@ class SignalledSink:
 
 def test_a_message_is_sent_completely_before_a_signal_takes_effect() -> None:
     sink = SignalledSink()
-    channel = worker._Channel(sink)  # type: ignore[arg-type]
+    channel = worker.Channel(sink)  # type: ignore[arg-type]
     previous = signal.signal(signal.SIGTERM, channel.terminate)
     try:
         for word in ("first", "last word"):

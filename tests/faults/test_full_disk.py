@@ -198,7 +198,7 @@ def test_an_upgrade_on_a_full_disk_changes_nothing(
     database = open_database(path)
     filler = fill(folder, leave=200_000)
     with monkeypatch.context() as patched:
-        patched.setattr("panic_tda.storage.schema.upgrade._SPARE_BYTES", -100 * MIB)
+        patched.setattr("panic_tda.storage.schema.upgrade.SPARE_BYTES", -100 * MIB)
         patched.setattr("panic_tda.storage.connections.CACHE_KIBIBYTES", 100)
         with pytest.raises(DatabaseError, match=rf"is full: in {re.escape(str(folder))}, .*make room"):
             upgrade(database)

@@ -164,7 +164,7 @@ def test_csv_contains_the_stored_rows(
     assert export_clustering(database, clustering(database), path).rows == len(expected)
     rows = read_csv(path)
     assert [tuple(row) for row in rows] == [COLUMNS] * len(expected)
-    runs = re.compile(exporting._FORMULA)
+    runs = re.compile(exporting.FORMULA)
     for row, wanted in zip(rows, expected, strict=True):
         assert float(row.pop("core_distance")) > 0
         for name, value in wanted.items():

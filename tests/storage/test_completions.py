@@ -116,7 +116,7 @@ def test_a_tilde_is_the_home_folder(
 def test_models_are_looked_up_in_the_index(upgraded: MakeFile) -> None:
     file = upgraded()
     with opened(file.path) as raw:
-        (step,) = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {completions._NEXT_MODEL}", ("",))]
+        (step,) = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {completions.NEXT_MODEL}", ("",))]
         index = "INDEX ix_embedding_model_length_invocation (embedding_model>? AND embedding_model<?)"
         assert step == f"SEARCH embedding USING COVERING {index}"
         raw.execute("DROP INDEX ix_embedding_model_length_invocation")

@@ -81,7 +81,7 @@ def test_each_error_code_has_its_message(tmp_path: Path, name: str, words: str) 
 
 def test_a_quota_is_detected_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A quota takes a file system of its own; what is read of it is the number of its error.
-    monkeypatch.setattr(reasons, "_try_to_write", lambda folder: errno.EDQUOT)
+    monkeypatch.setattr(reasons, "try_to_write", lambda folder: errno.EDQUOT)
     explained = reasons.explain_error(error_of("SQLITE_IOERR_WRITE"), tmp_path / "field.sqlite", 60)
     assert f"the disk quota of {tmp_path} is used up" in explained
 

@@ -164,14 +164,14 @@ def test_a_pending_file_with_an_incomplete_tree_is_refused(upgraded: MakeFile) -
     path = pending.write_pending(file.database, with_tree(ids_of(file)))
     content = path.read_bytes()
     # The Arrow file ends where the mark begins; the digest of both is behind the mark.
-    table = ipc.open_file(content[: content.rindex(pending._MARK)]).read_all()
+    table = ipc.open_file(content[: content.rindex(pending.MARK)]).read_all()
     holes = pa.array([None] * table.num_rows, pa.int32())
     damaged = table.set_column(table.column_names.index("u"), "u", holes)
     arrow = pa.BufferOutputStream()
     with ipc.new_file(arrow, damaged.schema) as writer:
         writer.write_table(damaged)
-    content = arrow.getvalue().to_pybytes() + pending._MARK
-    path.write_bytes(content + hashlib.blake2b(content, digest_size=pending._DIGEST_BYTES).digest())
+    content = arrow.getvalue().to_pybytes() + pending.MARK
+    path.write_bytes(content + hashlib.blake2b(content, digest_size=pending.DIGEST_BYTES).digest())
     with pytest.raises(BadInput, match="a value of its tree is missing"):
         pending.read_pending(path)
 

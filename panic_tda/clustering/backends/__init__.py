@@ -3,8 +3,8 @@
 `base` defines the contract. A backend returns a spanning tree, from which the same code makes the labels for
 all backends; labels of another library are not used.
 
-To add a backend, write a module here, add it to `_HOMES`, and add its name to `cli.options.BACKENDS` (a test
-checks that). Add it to `_AUTO_ORDER` or `_AUTO_DEVICE_ORDER` if `auto` may choose it.
+To add a backend, write a module here, add it to `MODULES`, and add its name to `cli.options.BACKENDS` (a test
+checks that). Add it to `AUTO_ORDER` or `AUTO_DEVICE_ORDER` if `auto` may choose it.
 
 `tree_check` estimates how far the tree of an inexact backend is from a minimum spanning tree.
 """
@@ -20,20 +20,20 @@ from panic_tda.clustering.backends.base import Backend, FitOptions, build_unavai
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
 
-_HOMES = {
+MODULES = {
     "cuml": ("panic_tda.clustering.backends.cuml", "CumlBackend"),
     "sklearn": ("panic_tda.clustering.backends.sklearn", "SklearnBackend"),
     "tiled": ("panic_tda.clustering.tiled.engine", "TiledBackend"),
 }
 AUTO, TILED = "auto", "tiled"
-NAMES = (AUTO, *_HOMES)
+NAMES = (AUTO, *MODULES)
 """Values of `--backend`; `cli.options.BACKENDS` repeats them, so that --help need not import this module."""
 ON_HOST = ("sklearn",)
 """Backends that never use a device."""
-_AUTO_ORDER = ("tiled",)
+AUTO_ORDER = ("tiled",)
 """Without a device, or with `exact`. scikit-learn takes as long as `tiled` from 500 to 2,000 rows and longer
 above; importing it takes two seconds."""
-_AUTO_DEVICE_ORDER = ("tiled", "cuml")
+AUTO_DEVICE_ORDER = ("tiled", "cuml")
 """On a device the exact backend comes first: cuML searches all pairs more than once, and may fail."""
 
 _log = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ def get_backend(name: str) -> Backend:
     InvalidParameter
         There is no backend of this name.
     """
-    if name not in _HOMES:
+    if name not in MODULES:
         raise InvalidParameter(f"backend must be one of {', '.join(NAMES)}; got {name!r}")
-    module, attribute = _HOMES[name]
+    module, attribute = MODULES[name]
     backend: Backend = getattr(import_module(module), attribute)()
     return backend
 
@@ -87,7 +87,7 @@ def select_backend(name: str, shape: tuple[int, int], options: FitOptions) -> Ba
     if name != AUTO:
         return _get_checked_backend(name, shape, options)
     reasons = []
-    for candidate in _AUTO_DEVICE_ORDER if options.on_device and not options.exact else _AUTO_ORDER:
+    for candidate in AUTO_DEVICE_ORDER if options.on_device and not options.exact else AUTO_ORDER:
         try:
             return _get_checked_backend(candidate, shape, options)
         except UnsupportedOnBackend as refusal:
@@ -112,7 +112,7 @@ def _get_checked_backend(name: str, shape: tuple[int, int], options: FitOptions)
 
 def unavailable_reasons() -> dict[str, str | None]:
     """Return the `unavailable_reason` of every backend, by name."""
-    return {name: unavailable_reason(name) for name in _HOMES}
+    return {name: unavailable_reason(name) for name in MODULES}
 
 
 def unavailable_reason(name: str) -> str | None:

@@ -158,10 +158,10 @@ class CumlBackend:
                     f"backend cuml could not connect its neighbour graph ({first_line(error)}); use "
                     "--backend tiled, which is exact, or a larger --min-samples"
                 ) from error
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            _empty_pool()
-            raise _build_memory_error(error, (len(vectors), vectors.shape[1]), options) from error
+            empty_pool()
+            raise build_memory_error(error, (len(vectors), vectors.shape[1]), options) from error
         return SpanningTree(
             tree.u,
             tree.v,
@@ -191,12 +191,12 @@ def _suggest_options(
     return f"use {', '.join(advice)} or --downsample {factor}"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     # CuPy and Cython (for std::bad_alloc) raise MemoryError; RAFT's errors are recognised by their text.
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def _build_memory_error(error: Exception, shape: tuple[int, int], options: FitOptions) -> DeviceOutOfMemory:
+def build_memory_error(error: Exception, shape: tuple[int, int], options: FitOptions) -> DeviceOutOfMemory:
     free, (n_rows, n_features) = cuda.allocatable_bytes(), shape
     # The next run starts without these rows in device memory.
     free_without_rows = free + 4 * n_rows * n_features
@@ -210,9 +210,9 @@ def _build_memory_error(error: Exception, shape: tuple[int, int], options: FitOp
 
 
 def _build_tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:
-    estimator = _import_hdbscan()
+    estimator = import_hdbscan()
     options.progress.phase("neighbours and tree (cuML)")
-    _empty_pool()
+    empty_pool()
     model = estimator(**cuml_arguments(len(vectors), options)).fit(vectors)
     # The public `minimum_spanning_tree_` needs hdbscan and copies the rows to the host, so private attributes
     # are used; the dictionary of the state is the one that cuML pickles.
@@ -227,14 +227,14 @@ def _build_tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:
     )
 
 
-def _empty_pool() -> None:
+def empty_pool() -> None:
     """Free the memory in CuPy's pool, because cuML does not allocate from that pool."""
     import cupy
 
     cupy.get_default_memory_pool().free_all_blocks()
 
 
-def _import_hdbscan() -> Any:
+def import_hdbscan() -> Any:
     import cupy
 
     # Importing cuML makes CuPy allocate without its pool, which slows down everything else on the device.

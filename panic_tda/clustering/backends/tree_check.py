@@ -26,7 +26,7 @@ from panic_tda.types import (
 )
 
 SAMPLE_ROWS = 2_048
-_COLUMNS = 2_048
+BLOCK_COLUMNS = 2_048
 _SEED = 0
 _UNIT_ROUNDOFF = 2.0**-24
 """Of float32."""
@@ -127,7 +127,7 @@ def _find_best_edges(
     largest_gain = xp.full(len(positions), -np.inf)
     position, path = xp.zeros(len(positions), dtype=np.int64), xp.zeros(len(positions))
     progress.phase("check a sample of the tree", total=float(len(positions) * len(cores)))
-    for part in slices(len(cores), _COLUMNS):
+    for part in slices(len(cores), BLOCK_COLUMNS):
         highest = paths.maxima(part)
         weight = 2.0 - 2.0 * (rows @ vectors[order[part]].T)
         weight = xp.maximum(xp.maximum(weight, squares[part][None, :]), own)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LOCK_SECONDS = 0.2
 _SERVER_SECONDS = 2
 # INDEXED BY: without this index, every embedding would be read. Bytes sort behind all texts.
-_NEXT_MODEL = (
+NEXT_MODEL = (
     "SELECT min(embedding_model) FROM embedding INDEXED BY ix_embedding_model_length_invocation "
     "WHERE embedding_model > CAST(? AS TEXT) AND embedding_model < x''"
 )
@@ -87,7 +87,7 @@ def _open_sqlite(path: Path) -> Iterator[sqlite3.Connection]:
 def _read_models(connection: sqlite3.Connection) -> Iterator[str]:
     name = b""
     while name is not None:
-        (name,) = connection.execute(_NEXT_MODEL, (name,)).fetchone()
+        (name,) = connection.execute(NEXT_MODEL, (name,)).fetchone()
         with suppress(UnicodeDecodeError):
             if name is not None:
                 yield name.decode()

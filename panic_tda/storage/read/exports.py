@@ -53,7 +53,7 @@ BATCH_BYTES = 4 << 20
 _MEDOID_BYTES = 32 << 20
 """Largest size of the cached texts of medoids, apart from those of one batch."""
 _ID = pa.string()
-_COLUMNS = pa.schema(
+COLUMNS = pa.schema(
     [
         ("embedding_id", _ID),
         ("invocation_id", _ID),
@@ -122,7 +122,7 @@ def open_rows(
     and so are values that were deleted since the clustering. Predicted rows (see `predictions`) have neither
     core distances nor extra columns.
     """
-    columns = _COLUMNS
+    columns = COLUMNS
     with open_clustering(database, clustering) as stored:
         connection, n_rows = stored.connection, stored.n_assigned
         if n_rows < clustering.record.n_embeddings:

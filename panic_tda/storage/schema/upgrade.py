@@ -46,7 +46,7 @@ _COPIES = 2
 # Some builds of SQLite overwrite dropped rows, and write them to the log too: 400 bytes per row of the old
 # tables with their indexes.
 _DROPPED_BYTES_PER_ROW = 512
-_SPARE_BYTES = 4 << 20
+SPARE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _build_plan(database: Database, connection: Connection) -> UpgradePlan:
     if not has_indexes:
         index_bytes = _BYTES_PER_EMBEDDING * count_rows(connection, "embedding")
         index_bytes += _BYTES_PER_INVOCATION * count_rows(connection, "invocation")
-    needed = _SPARE_BYTES + _COPIES * index_bytes + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped)
+    needed = SPARE_BYTES + _COPIES * index_bytes + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped)
     folder = _find_sorting_folder() if index_bytes and database.path else None
     is_elsewhere = folder is not None and not _is_same_disk(folder, database)
     return UpgradePlan(

@@ -42,7 +42,7 @@ _COLUMNS = ["id", "label", "probability"]
 _TREE_COLUMN = "core_distance"
 _GRAPH_PREFIX = "neighbours_"
 _NAME_CHARACTERS = 40
-_MARK, _DIGEST_BYTES = b"panic-tda result", 32
+MARK, DIGEST_BYTES = b"panic-tda result", 32
 _MAY_ASK = "has_function_privilege('pg_control_system()', 'execute')"
 # As text, because in JSON only integers up to 2**53 are exact.
 _SERVER = "system_identifier::text FROM pg_control_system()"
@@ -190,10 +190,10 @@ def _show_identity(identity: Any) -> str:
 
 def _check_digest(content: bytes) -> pa.Buffer:
     """Check the digest of a file's content, and return the Arrow part of it."""
-    view, end = memoryview(content), len(content) - len(_MARK) - _DIGEST_BYTES
-    if end > 0 and view[end:-_DIGEST_BYTES] == _MARK:
-        digest = hashlib.blake2b(view[:-_DIGEST_BYTES], digest_size=_DIGEST_BYTES)
-        if view[-_DIGEST_BYTES:] != digest.digest():
+    view, end = memoryview(content), len(content) - len(MARK) - DIGEST_BYTES
+    if end > 0 and view[end:-DIGEST_BYTES] == MARK:
+        digest = hashlib.blake2b(view[:-DIGEST_BYTES], digest_size=DIGEST_BYTES)
+        if view[-DIGEST_BYTES:] != digest.digest():
             raise ValueError("it is damaged: its digest does not match")
         return pa.py_buffer(view[:end])
     if not content.endswith(_END_OF_ARROW):
@@ -350,8 +350,8 @@ def _write_file(path: Path, finished: FinishedClustering, identity: dict[str, An
     number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | UNFOLLOWED, PRIVATE_FILE)
     try:
         with os.fdopen(number, "wb") as file:
-            digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-            for piece in (content.getvalue(), _MARK):
+            digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+            for piece in (content.getvalue(), MARK):
                 digest.update(piece)
                 file.write(piece)
             file.write(digest.digest())

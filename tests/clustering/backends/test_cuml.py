@@ -216,7 +216,7 @@ class Exhausted(SklearnBackend):
     def fit(self, vectors: np.ndarray, weights: np.ndarray, options: FitOptions) -> SpanningTree:
         if not self.failed:
             self.failed.append(len(vectors))
-            raise cuml._build_memory_error(
+            raise cuml.build_memory_error(
                 MemoryError("std::bad_alloc: out_of_memory"), (len(vectors), vectors.shape[1]), options
             )
         return super().fit(vectors, weights, options)
@@ -229,8 +229,8 @@ def more_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     module.Exhausted = Exhausted  # type: ignore[attr-defined]
     monkeypatch.setattr(Exhausted, "failed", [], raising=False)
     monkeypatch.setitem(sys.modules, "more_backends", module)
-    monkeypatch.setitem(backends._HOMES, "rough", ("more_backends", "Rough"))
-    monkeypatch.setitem(backends._HOMES, "exhausted", ("more_backends", "Exhausted"))
+    monkeypatch.setitem(backends.MODULES, "rough", ("more_backends", "Rough"))
+    monkeypatch.setitem(backends.MODULES, "exhausted", ("more_backends", "Exhausted"))
 
 
 @pytest.mark.usefixtures("more_backends")
@@ -307,7 +307,7 @@ def test_a_device_out_of_memory_leaves_the_database_unchanged(upgraded: MakeFile
     ],
 )
 def test_errors_that_mean_out_of_memory_are_recognised(error: Exception, is_one: bool) -> None:
-    assert cuml._is_out_of_memory(error) is is_one
+    assert cuml.is_out_of_memory(error) is is_one
 
 
 # A fit on stand-ins for device arrays and for cuML's estimator, which keeps its results where cuML does.
@@ -342,8 +342,8 @@ class Full(Estimator):
 def fit_stand_in(
     monkeypatch: pytest.MonkeyPatch, estimator: type[Estimator], rows: np.ndarray, options: FitOptions
 ) -> SpanningTree:
-    monkeypatch.setattr(cuml, "_import_hdbscan", lambda: estimator)
-    monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
+    monkeypatch.setattr(cuml, "import_hdbscan", lambda: estimator)
+    monkeypatch.setattr(cuml, "empty_pool", lambda: None)
     return CumlBackend().fit(StrictArray(rows), np.ones(len(rows), dtype=np.int64), options)
 
 
@@ -408,8 +408,8 @@ class Unconnected(Estimator):
 def unconnected(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
     """Provide a device on which the tiles do not fit, so that `auto` uses cuML, and cuML fails."""
     monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
-    monkeypatch.setattr(cuml, "_import_hdbscan", lambda: Unconnected)
-    monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
+    monkeypatch.setattr(cuml, "import_hdbscan", lambda: Unconnected)
+    monkeypatch.setattr(cuml, "empty_pool", lambda: None)
     monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1 << 20)
     return stand_in
 
@@ -524,7 +524,7 @@ def test_the_memory_pool_of_cupy_is_kept() -> None:
         "import sys, cupy\n"
         "from panic_tda.clustering.backends import cuml\n"
         "before = cupy.cuda.get_allocator()\n"
-        "cuml._import_hdbscan()\n"
+        "cuml.import_hdbscan()\n"
         "assert 'cuml' in sys.modules\n"
         "print(cupy.cuda.get_allocator() == before)"
     )

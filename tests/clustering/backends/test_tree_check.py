@@ -104,7 +104,7 @@ def test_a_tree_of_a_neighbour_graph_has_the_oracles_share(margin: float) -> Non
 @pytest.mark.parametrize("columns", [37, 2_048])
 @pytest.mark.parametrize("n_sampled", [1, 2, 20, 100, 299])
 def test_a_sample_has_its_own_share(monkeypatch: pytest.MonkeyPatch, n_sampled: int, columns: int) -> None:
-    monkeypatch.setattr(tree_check, "_COLUMNS", columns)
+    monkeypatch.setattr(tree_check, "BLOCK_COLUMNS", columns)
     rows = clusters()
     tree = neighbour_graph_tree(rows)
     chosen = tree_check.sample_rows(len(rows), n_sampled)

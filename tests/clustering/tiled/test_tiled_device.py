@@ -249,7 +249,7 @@ def test_lists_of_another_length_are_not_used(
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
 def test_damaged_lists_are_not_used(library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are read straight into the lists, piece by piece, before their values are checked."""
-    monkeypatch.setattr(state_files, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(state_files, "PIECE_BYTES", 1000)
     rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
     xp = np if library == "numpy" else STRICT
     ones = np.ones(len(rows), dtype=np.int64)

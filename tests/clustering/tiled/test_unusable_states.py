@@ -254,7 +254,7 @@ def forge(path: Path, **changed: Any) -> None:
     for name, (place, value) in changed.items():
         stored[name][place] = value
     with path.open("wb") as file:
-        write_state(file, checkpoint._about | {"name": path.stem}, stored)
+        write_state(file, checkpoint.metadata | {"name": path.stem}, stored)
 
 
 HOSTILE: dict[str, list[dict[str, Any]]] = {
