@@ -172,7 +172,7 @@ def cluster_embeddings(
             progress=progress,
             wording="options",
         )
-    _print_outcomes(database, outcomes, as_json=as_json)
+    _print_outcomes(database, outcomes, as_json=as_json, metric=metric)
     if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)
 
@@ -247,8 +247,16 @@ def recut_clustering(
     _print_outcomes(database, [outcome], as_json=as_json)
 
 
-def _print_outcomes(database: str, outcomes: Sequence[ModelOutcome], *, as_json: bool) -> None:
-    """Print the outcome of each model; after the first clustering of a database also the next commands."""
+def _print_outcomes(
+    database: str, outcomes: Sequence[ModelOutcome], *, as_json: bool, metric: str | None = None
+) -> None:
+    """Print the outcome of each model; after the first clustering of a database also the next commands.
+
+    Parameters
+    ----------
+    metric : str, optional
+        The metric of the fit. None is a recut, before which there was a clustering.
+    """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read.results import read_clustering_ids
@@ -262,8 +270,10 @@ def _print_outcomes(database: str, outcomes: Sequence[ModelOutcome], *, as_json:
     with suppress(PanicTdaError), open_current(database).session() as session:
         stored = read_clustering_ids(session)
     text = rendering.outcomes_text(outcomes, common.table_width(), names=shorten_ids(stored))
-    if stored and set(stored) == {str(outcome.id) for outcome in outcomes if outcome.status == CLUSTERED}:
-        text += f"\n\n{rendering.next_steps_text(outcomes, functools.partial(_build_shell_line, database))}"
+    clustered = {str(outcome.id) for outcome in outcomes if outcome.status == CLUSTERED}
+    if metric is not None and stored and set(stored) == clustered:
+        build_line = functools.partial(_build_shell_line, database)
+        text += f"\n\n{rendering.next_steps_text(outcomes, build_line, metric)}"
     terminal.print_data(text)
 
 

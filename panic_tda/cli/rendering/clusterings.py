@@ -71,13 +71,17 @@ def outcomes_text(
     return "\n\n".join([listed, *reasons])
 
 
-def next_steps_text(outcomes: Sequence[ModelOutcome], command: Callable[..., str]) -> str:
+def next_steps_text(outcomes: Sequence[ModelOutcome], command: Callable[..., str], metric: str) -> str:
     """Return the commands that show a first clustering; `command` joins arguments to a shell line."""
     models = [outcome.embedding_model for outcome in outcomes if outcome.status == CLUSTERED]
     option = ["--model", models[0]] if len(models) > 1 else []
+    # The report measures chords.
+    second = ["report-clustering", "latest", *option, "--open"]
+    if metric != COSINE:
+        second = ["show-trajectories", "latest", *option]
     lines = [
         command("show-clustering", "latest", *option),
-        command("report-clustering", "latest", *option, "--open"),
+        command(*second),
         "panic-tda help choosing-parameters",
     ]
     return "\n".join(["Next:", *(f"  {line}" for line in lines)])
