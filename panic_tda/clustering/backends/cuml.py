@@ -192,11 +192,13 @@ def _suggest_options(
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of CuPy, cuML or RAFT says that the device has too little memory."""
     # CuPy and Cython (for std::bad_alloc) raise MemoryError; RAFT's errors are recognised by their text.
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def build_memory_error(error: Exception, shape: tuple[int, int], options: FitOptions) -> DeviceOutOfMemory:
+    """Build the error of a fit of (n, d) rows that ran out of device memory, with estimate and remedy."""
     free, (n_rows, n_features) = cuda.allocatable_bytes(), shape
     # The next run starts without these rows in device memory.
     free_without_rows = free + 4 * n_rows * n_features
@@ -235,6 +237,7 @@ def empty_pool() -> None:
 
 
 def import_hdbscan() -> Any:
+    """Import cuML's HDBSCAN, and keep CuPy's allocator as it was."""
     import cupy
 
     # Importing cuML makes CuPy allocate without its pool, which slows down everything else on the device.
