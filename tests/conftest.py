@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
@@ -37,9 +37,16 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 _TESTS = Path(__file__).parent
-# Hypothesis fails an example after 200 ms by default, which a busy machine needs for a quick one.
-settings.register_profile("no deadline", parent=settings.default, deadline=None)
-settings.load_profile("no deadline")
+# The same examples in every run, and no limit of time, which a busy machine exceeds. Other examples in each run:
+# pytest --hypothesis-profile=default.
+settings.register_profile(
+    "repeatable",
+    parent=settings.default,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
 SLOW = (
     "cli/test_completion.py",
     "cli/test_display.py",
