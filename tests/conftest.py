@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 _TESTS = Path(__file__).parent
-# The same examples in every run, and no limit of time, which a busy machine exceeds. Other examples in each run:
-# pytest --hypothesis-profile=default.
+# The same examples in every run, and no limit of time, which a busy machine exceeds.
+# For other examples in each run: pytest --hypothesis-profile=default
 settings.register_profile(
     "repeatable",
     parent=settings.default,

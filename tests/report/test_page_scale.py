@@ -35,7 +35,8 @@ HOVER = """places => {
         canvas.dispatchEvent(event);
         if (document.querySelector('.tip').getBoundingClientRect().height > 0) tips++;
     }
-    return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done([tips, calls]))));
+    const later = requestAnimationFrame;
+    return new Promise((done) => later(() => later(() => done([tips, calls]))));
 }"""
 """Points at places: the number of tooltips, and the number of drawing calls by canvas."""
 N_HOVERS = 150
