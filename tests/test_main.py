@@ -860,6 +860,7 @@ def test_errors_are_json_with_the_option_json(tmp_path: Path) -> None:
     assert (plain.exit_code, plain.stdout) == (2, "")
 
 
+@pytest.mark.slow
 def test_models_of_thousands_are_clustered_exactly_by_default(
     upgraded: MakeFile,
 ) -> None:

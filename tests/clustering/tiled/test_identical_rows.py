@@ -26,6 +26,7 @@ def pile(n: int, d: int = 64) -> np.ndarray:
     return unit(rng.standard_normal(d) + 1e-3 * rng.standard_normal((n, d)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2000, 6000])
 def test_identical_rows_take_no_more_memory_than_estimated(n: int) -> None:
     """Listing every pair within 2η took 48 kB a row: 383 MB at 8,000 rows, under a limit of 50 MB."""
