@@ -582,7 +582,7 @@ def cluster_with_limit(file: UpgradedFile, folder: Path, limit: int) -> ModelOut
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert process.returncode == 0, process.stderr

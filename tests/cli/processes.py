@@ -21,7 +21,7 @@ from tests import processes
 from tests.conftest import UpgradedFile
 from tests.snapshots import REPOSITORY
 
-SECONDS = 60
+SECONDS = 180
 """After this long a process that should have done something is considered stuck."""
 
 # A fit says that it began and then takes its time.

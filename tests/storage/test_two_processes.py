@@ -85,7 +85,7 @@ def go(*processes: subprocess.Popen[str]) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> list[str]:
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     return stdout.split()
 
@@ -159,7 +159,7 @@ def test_a_reader_never_drops_the_lock_of_a_writer_in_its_own_process(file: Upgr
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert "database is locked" in other_process.stderr
