@@ -119,7 +119,8 @@ SLOW = (
 )
 """What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests
 that start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on
-PostgreSQL of tests for both kinds of database."""
+PostgreSQL of tests for both kinds of database, and in other files the functions that are marked slow: those
+that take 2 processor seconds or more in all their cases, where other tests reach the same code."""
 _TEMPORARY = tempfile.gettempdir()
 """Tests put another folder in its place, which the server's user may not enter."""
 
