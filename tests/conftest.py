@@ -37,15 +37,10 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 _TESTS = Path(__file__).parent
-# The same examples in every run, and no limit of time, which a busy machine exceeds.
-# For other examples in each run: pytest --hypothesis-profile=default
-settings.register_profile(
-    "repeatable",
-    parent=settings.default,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+# No limit of time, which a busy machine exceeds, and the same examples in every run.
+# For other examples in each run: pytest --hypothesis-profile=explore
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("repeatable", parent=settings.get_profile("explore"), derandomize=True)
 settings.load_profile("repeatable")
 SLOW = (
     "cli/test_completion.py",
