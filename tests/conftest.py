@@ -62,7 +62,6 @@ SLOW = (
     "clustering/tiled/test_tiled_labels.py",
     "clustering/tiled/test_tiled_resume.py",
     "clustering/tiled/test_unusable_states.py",
-    "commands/test_examples.py",
     "commands/test_listings.py",
     "commands/test_tables.py",
     "devices/test_kernel_cache.py",

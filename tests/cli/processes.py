@@ -67,16 +67,17 @@ def in_a_shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[
 
 
 def _done(command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    with processes.accept_interrupts():
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
 
 
 def started(file: UpgradedFile, code: str, *words: object) -> AbstractContextManager[subprocess.Popen[str]]:
