@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_clusters_equal_the_definition_by_thresholds(name: str) -> None:
     for turn, min_samples in enumerate(neighbour_counts(name)):
