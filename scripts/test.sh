@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the linters, the type checker, and the tests in three processes.
-#   scripts/test.sh           all tests except for the slow ones (SLOW in tests/conftest.py)
+#   scripts/test.sh           all tests except for the slow ones (see SLOW in tests/conftest.py)
 #   scripts/test.sh --all     every test, as CI runs them
 #   scripts/test.sh ARGS      pytest with these arguments: scripts/test.sh -n 0 -k hierarchy
 # COVERAGE=1 scripts/test.sh --all also lists the lines of the package that no test reaches, and fails above 3 %. It

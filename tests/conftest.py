@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 _TESTS = Path(__file__).parent
-# Hypothesis fails an example after 200 ms by default, which a busy machine needs for a quick one.
-settings.register_profile("no deadline", parent=settings.default, deadline=None)
-settings.load_profile("no deadline")
+# No limit of time, which a busy machine exceeds, and the same examples in every run.
+# For other examples in each run: pytest --hypothesis-profile=explore
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("repeatable", parent=settings.get_profile("explore"), derandomize=True)
+settings.load_profile("repeatable")
 SLOW = (
     "cli/test_completion.py",
     "cli/test_display.py",
@@ -60,7 +62,6 @@ SLOW = (
     "clustering/tiled/test_tiled_labels.py",
     "clustering/tiled/test_tiled_resume.py",
     "clustering/tiled/test_unusable_states.py",
-    "commands/test_examples.py",
     "commands/test_listings.py",
     "commands/test_tables.py",
     "devices/test_kernel_cache.py",
@@ -112,7 +113,8 @@ SLOW = (
 )
 """What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests
 that start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on
-PostgreSQL of tests for both kinds of database."""
+PostgreSQL of tests for both kinds of database, and in other files the functions that are marked slow: those
+that take 2 processor seconds or more in all their cases, where other tests reach the same code."""
 _TEMPORARY = tempfile.gettempdir()
 """Tests put another folder in its place, which the server's user may not enter."""
 

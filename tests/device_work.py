@@ -12,7 +12,7 @@ from typing import Any
 
 from panic_tda.progress import Progress, report_failure
 
-SECONDS = 60.0
+SECONDS = 180.0
 """After this long something that was waited for is considered lost."""
 
 _log = logging.getLogger("panic_tda.device_work")

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def accept_interrupts() -> Iterator[None]:
+    """Let processes that are started in the block receive Ctrl-C, even if this process ignores SIGINT.
+
+    Jobs of a shell's background and of some CI ignore it, and so do their children; what is handled, not
+    ignored, is back at its default in a new program.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -14,10 +32,7 @@ def started(
     command: Sequence[str], *, cwd: Path, env: dict[str, str], stdin: int | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a process with pipes that receives Ctrl-C, and kill it at the end."""
-    # Jobs of a shell's background and of some CI are started deaf to SIGINT, and so are their children;
-    # what is handled, not ignored, is back at its default in a new program.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with accept_interrupts():
         process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -27,8 +42,6 @@ def started(
             stderr=subprocess.PIPE,
             text=True,
         )
-    finally:
-        signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:

@@ -159,9 +159,6 @@ def started(temporary: str | None = None) -> Iterator[Server]:
         )
     # The server refuses to run as root; its own user is there wherever its package is installed.
     as_owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(dir=temporary) as folder:
         if as_owner:
             shutil.chown(folder, "postgres")
@@ -172,15 +169,29 @@ def started(temporary: str | None = None) -> Iterator[Server]:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
 
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
-        settings = _SETTINGS | {"port": str(port), "unix_socket_directories": folder}
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-        run("pg_ctl", "-o", options, "-l", f"{folder}/log", "-w", "start")
+        for attempt in range(5):
+            port = _find_free_port()
+            settings = _SETTINGS | {"port": str(port), "unix_socket_directories": folder}
+            options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+            try:
+                run("pg_ctl", "-o", options, "-l", f"{folder}/log", "-w", "-t", "300", "start")
+                break
+            except subprocess.CalledProcessError:
+                # Another process may have taken the port meanwhile.
+                if attempt == 4:
+                    raise
         try:
             server = Server(f"postgresql://postgres@127.0.0.1:{port}/postgres")
             yield server
             server.close()
         finally:
             run("pg_ctl", "-m", "immediate", "-w", "stop")
+
+
+def _find_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _programs() -> Path | None:

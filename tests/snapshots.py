@@ -84,7 +84,7 @@ def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

@@ -582,7 +582,7 @@ def cluster_with_limit(file: UpgradedFile, folder: Path, limit: int) -> ModelOut
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert process.returncode == 0, process.stderr
@@ -595,6 +595,7 @@ def large(upgraded: MakeFile) -> UpgradedFile:
     return upgraded(FieldSpec(runs=40, length=100, text_models=("Nomic",), dimensions=4, image_bytes=8))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_during_saving_makes_the_result_a_pending_file(
     large: UpgradedFile, temporary_folder: Path
 ) -> None:
@@ -616,6 +617,7 @@ def test_a_disk_that_is_full_during_saving_makes_the_result_a_pending_file(
     assert str(saved.id.hex) in row
 
 
+@pytest.mark.slow
 def test_with_no_disk_space_anywhere_both_errors_are_reported(
     large: UpgradedFile, temporary_folder: Path
 ) -> None:

@@ -54,7 +54,7 @@ def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 def nothing_is_left_running() -> Iterator[None]:
     before = set(psutil.Process().children())
     yield
-    assert set(psutil.Process().children()) == before
+    assert set(psutil.Process().children()) <= before
 
 
 class Listener:
@@ -129,14 +129,15 @@ def test_the_largest_model_runs_first_and_outcomes_keep_the_requested_order(upgr
     file = upgraded(SPEC)
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE embedding_model IN ('A', 'B') AND rowid % 2")
-    begun: list[str] = []
+    first_models: dict[str, str] = {}
 
     def hear(name: str) -> None:
         if name.endswith(": load"):
-            begun.append(name.split(": ")[1])
+            device, model, _ = name.split(": ")
+            first_models.setdefault(device, model)
 
     outcomes = cluster_all_data(file.path, ["B", "D", "C", "A"], parameters=TILED, progress=Listener(hear))
-    assert set(begun[:2]) == {"C", "D"}
+    assert set(first_models.values()) == {"C", "D"}
     assert [outcome.embedding_model for outcome in outcomes] == ["B", "D", "C", "A"]
 
 
@@ -163,7 +164,8 @@ def test_a_killed_process_fails_its_own_model_only_and_two_save_at_once(
     saving: set[str] = set()
 
     def hear(name: str) -> None:
-        if name.endswith(": load") and not locks:
+        # Before any process starts, so that none can have saved.
+        if name == "count embeddings":
             locks.append(Lock(file.path))
         if name.endswith(": save"):
             device, model, _ = name.split(": ")

@@ -215,13 +215,13 @@ def test_ctrl_c_leaves_the_existing_file(
     command = [sys.executable, "-c", SLOW, *words]
     with processes.started(command, cwd=REPOSITORY, env=environment()) as process:
         assert process.stderr is not None
-        watchdog = threading.Timer(60, process.kill)
+        watchdog = threading.Timer(180, process.kill)
         watchdog.start()
         while "HERE NOW" not in (line := process.stderr.readline()):
             assert line
         assert len(list(folder.iterdir())) == 2
         os.kill(process.pid, number)
-        _, output = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=180)
         watchdog.cancel()
         assert process.returncode == code
     assert "Traceback" not in output

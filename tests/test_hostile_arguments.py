@@ -36,7 +36,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data(), st.integers(0, 5))
 def test_a_hostile_command_line_changes_nothing_and_prints_no_control_character(
     clustered: Path, tmp_path: Path, data: st.DataObject, n_words: int

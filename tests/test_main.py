@@ -860,6 +860,7 @@ def test_errors_are_json_with_the_option_json(tmp_path: Path) -> None:
     assert (plain.exit_code, plain.stdout) == (2, "")
 
 
+@pytest.mark.slow
 def test_models_of_thousands_are_clustered_exactly_by_default(
     upgraded: MakeFile,
 ) -> None:
@@ -893,7 +894,7 @@ def test_ctrl_c_at_a_question_exits_130(clustered: UpgradedFile) -> None:
             assert character, f"ended without a question: {question}"
             question += character
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "interrupted; nothing was changed" in stderr
     assert snapshot(clustered.path) == before

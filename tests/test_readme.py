@@ -93,7 +93,8 @@ def normalize(output: str) -> str:
     """Replace what differs between runs (times, ids, sizes) and the widths that depend on it."""
     for pattern, name in (
         (r"\b\d{4}-\d\d-\d\d \d\d:\d\d( UTC)?", "TIME"),
-        (r"\b\d+\.\d s\b", "SECONDS"),
+        # A busy machine may take minutes.
+        (r"\b\d+(\.\d+)? (s|min|h)\b", "SECONDS"),
         (SHORT_CLUSTERING, "CLUSTERING"),
         (r"\b\d+ MiB\b", "MEMORY"),
         (r"\b[\d,]+ bytes\b", "BYTES"),

@@ -29,6 +29,12 @@ SAMPLE = sorted((REPOSITORY / "panic_tda" / "sample").glob("*.parquet"))
 pytestmark = pytest.mark.xdist_group("dask")
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer for workers: a busy machine takes half a minute to start one."""
+    monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 180.0)
+
+
 def run(database: Database, *words: str) -> list[dict[str, Any]]:
     """Cluster all models by the command, and return its outcomes."""
     command = ["cluster-embeddings", "--db", str(database), "--json", *words]

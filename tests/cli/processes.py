@@ -21,7 +21,7 @@ from tests import processes
 from tests.conftest import UpgradedFile
 from tests.snapshots import REPOSITORY
 
-SECONDS = 60
+SECONDS = 180
 """After this long a process that should have done something is considered stuck."""
 
 # A fit says that it began and then takes its time.
@@ -67,16 +67,17 @@ def in_a_shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[
 
 
 def _done(command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    with processes.accept_interrupts():
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
 
 
 def started(file: UpgradedFile, code: str, *words: object) -> AbstractContextManager[subprocess.Popen[str]]:

@@ -20,10 +20,17 @@ from tests.field_files import write_field_file
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
+# The clock moves when the script says so, however busy the machine is.
+CLOCK = """
+from types import SimpleNamespace
+from panic_tda.cli import display
+now = 0.0
+display.time = SimpleNamespace(monotonic=lambda: now)
+"""
 # Log lines between two drawings of the bars; one of them is longer than the terminal is wide.
-LOGGING = """
+LOGGING = f"""{CLOCK}
 import logging, sys, time
-from panic_tda.cli import display, terminal
+from panic_tda.cli import terminal
 display.HEARTBEAT_SECONDS = 0.05
 terminal.configure_logging(verbose=False, quiet=False, log_file=None)
 log = logging.getLogger("panic_tda")
@@ -32,12 +39,12 @@ with display.make_progress() as progress:
     progress.phase("")
     bars = [progress.branch() for _ in range(int(sys.argv[1]))]
     for number, bar in enumerate(bars):
-        bar.phase(f"device {number}", total=100)
+        bar.phase(f"device {{number}}", total=100)
         bar.advance(50)
     for number in range(5):
-        time.sleep(0.25)
+        time.sleep(0.15)
         log.info("line %d %s", number, "words " * 25 if number == 2 else "")
-    time.sleep(0.25)
+    now += 2
 """
 
 
@@ -60,26 +67,26 @@ def test_log_lines_stand_above_the_bars(tmp_path: Path, bars: int) -> None:
 
 
 # A first step that a run before this one has done says nothing of the time left; steps of this one do.
-WORKING = """
-import time
-from panic_tda.cli import display
+WORKING = f"""{CLOCK}
 with display.make_progress() as progress:
     progress.phase("work", total=100)
     progress.advance(50)
-    time.sleep(0.5)
+    now += 1
+    progress._live.refresh()
     for step in range(10):
-        time.sleep(0.05)
-        progress.advance(0.05)
-    time.sleep(0.5)
+        now += 0.1
+        progress.advance(0.04)
 """
 
 
 def test_bars_and_log_show_the_same_time_left(tmp_path: Path) -> None:
     terminal = on_a_terminal(cwd=tmp_path, code=WORKING)
-    rows = [row for screen in terminal.screens for row in screen if "━" in row]
-    texts = [re.split(r"\d+%", row)[-1].strip() for row in rows]
-    assert "" in texts
-    assert re.fullmatch(r"about [\d.]+ (s|min|h) left", texts[-1])
+    # The last bar may be drawn and removed at once, which no screen shows.
+    drawn = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.text)
+    texts = [text.strip() for text in re.findall(r" 50%([^\r\n]*)", drawn)]
+    assert texts[0] == ""
+    # 0.4 per cent in a second, and 49.6 are left.
+    assert texts[-1] == "about 2.1 min left"
 
 
 def test_a_terminal_shows_bars(upgraded: MakeFile) -> None:
@@ -126,9 +133,9 @@ def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCa
         while "left" not in caplog.text and time.monotonic() < deadline:
             progress.advance(1)
             time.sleep(0.01)
-    assert "linkage: running for 0 s" in caplog.text
-    assert "distances: 50 %, running for 0 s" in caplog.text
-    assert re.search(r"distances: 5\d %, about [\d.]+ (s|min|h) left", caplog.text)
+    assert re.search(r"linkage: running for \d+ s", caplog.text)
+    assert re.search(r"distances: 50 %, running for \d+ s", caplog.text)
+    assert re.search(r"distances: \d+ %, about [\d.]+ (s|min|h) left", caplog.text)
     messages = [record.getMessage() for record in caplog.records]
     assert [message.split(":")[0] for message in messages if "done in" in message] == ["linkage", "distances"]
 
@@ -146,17 +153,17 @@ def test_a_failed_phase_is_not_logged_as_done(upgraded: MakeFile, monkeypatch: p
     assert "count embeddings: done in" in log
 
 
-PHASES = """
-import sys, time
-from panic_tda.cli import display, terminal
-display.SHORT_SECONDS = 0.2
+PHASES = f"""{CLOCK}
+import sys
+from panic_tda.cli import terminal
 verbose = "-v" in sys.argv
 from pathlib import Path
 terminal.configure_logging(verbose=verbose, quiet=False, log_file=Path("run.log"))
 with display.make_progress() as progress:
     progress.phase("short")
+    now += 0.5 * display.SHORT_SECONDS
     progress.phase("long")
-    time.sleep(0.5)
+    now += 2 * display.SHORT_SECONDS
     progress.phase("broken")
     progress.failed()
 """

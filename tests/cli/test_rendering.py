@@ -333,6 +333,7 @@ def test_a_limited_size_is_shown() -> None:
     assert "max_cluster_size 500" in rendering.details_text(summary(max_cluster_size=500), [], 100)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=400), st.integers(60, 250))
 def test_every_text_is_printable_and_within_the_width(text: str, width: int) -> None:
     shown = rendering.details_text(summary(n_clusters=1), [cluster(text=text)], width).split("\n")

@@ -67,6 +67,7 @@ def test_columns_are_dropped_by_their_rank() -> None:
     assert table(heads, rows, 7).splitlines()[:3] == ["name  …", "ab    3", "c     …"]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.text(max_size=12), st.booleans(), st.integers(0, 3), st.booleans()), min_size=1),
     st.integers(1, 60),

@@ -81,6 +81,7 @@ def deny_reading(file: Path) -> None:
     file.chmod(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize(
     "damage",

@@ -153,6 +153,7 @@ def test_any_weights_equal_the_definition_in_any_row_order(
     assert_same(extract_clusters(tree, parameters), reference.threshold_clusters(merges, parameters))
 
 
+@pytest.mark.slow
 @given(weights=tied_weights(), parameters=parameters_of_small_trees, seed=st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
 def test_noisy_weights_equal_the_definition_with_their_tolerance(

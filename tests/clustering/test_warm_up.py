@@ -39,7 +39,7 @@ print(json.dumps({
 """
 # One kernel instead of all those of a fit, because two processes compile it.
 COMPILE = """
-import json
+import json, sys
 import numpy as np
 from panic_tda.clustering import backends, compiled, trees, warm_up
 from panic_tda.progress import Silent
@@ -49,7 +49,12 @@ class Phases(Silent):
     def phase(self, name, total=None):
         self.names.append(name)
 
-warm_up._compile_hierarchy = lambda: trees.find(np.arange(3), 2)
+def compile_when_told():
+    print("begun", flush=True)
+    sys.stdin.readline()
+    trees.find(np.arange(3), 2)
+
+warm_up._compile_hierarchy = compile_when_told
 seconds = warm_up.compile_kernels(backends.get_backend("sklearn"), Phases())
 print(json.dumps({
     "phases": Phases.names,
@@ -77,6 +82,7 @@ def started(installation: Path, home: Path, *command: str) -> subprocess.Popen[s
         [sys.executable, *command],
         env=variables | {"HOME": str(home), "PYTHONPATH": str(installation), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=installation,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,7 +90,7 @@ def started(installation: Path, home: Path, *command: str) -> subprocess.Popen[s
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
-    stdout, stderr = process.communicate()
+    stdout, stderr = process.communicate("go on\n")
     assert process.returncode == 0, stderr
     return json.loads(stdout), stderr
 
@@ -96,6 +102,10 @@ def test_two_processes_compile_at_once_and_a_third_loads_the_cache(
     home = tmp_path / "home"
     home.mkdir()
     both = [started(installation, home, "-c", COMPILE) for _ in range(2)]
+    # Both have seen that nothing is compiled before one of them compiles.
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
     first, second = (finished(process)[0] for process in both)
     third, _ = finished(started(installation, home, "-c", COMPILE))
     assert first["row"] == second["row"] == third["row"] == 2

@@ -14,7 +14,7 @@ from panic_tda.clustering import dask_executor, worker_checks
 from panic_tda.clustering.tiled.device_blocks import KEPT_SHARE, open_cache
 from panic_tda.clustering.worker_checks import WorkerDevice
 from panic_tda.errors import WorkersFailed
-from tests.clustering.test_dask_executor import assert_same, fit, make_rows
+from tests.clustering.test_dask_executor import assert_same, fit, make_rows, patience  # noqa: F401
 from tests.stand_in_worker import DEVICE_BYTES
 
 pytest.importorskip("distributed", reason="the extra dask is not installed")

@@ -77,7 +77,13 @@ def test_every_example_parses(name: str) -> None:
         assert context.args == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+# In the process whose tests have compiled the libraries of figures.
+OF_FIGURES = (pytest.mark.xdist_group("report/test_figure.py"), pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=OF_FIGURES if name == "plot-clustering" else ()) for name in COMMANDS]
+)
 def test_an_example_runs_on_the_sample(name: str, checkout: None) -> None:
     if name in NOT_RUN:
         pytest.skip(NOT_RUN[name])

@@ -119,6 +119,7 @@ def test_common_words_show_their_section(words: str, answer: str) -> None:
     assert len(result.stdout.splitlines()) < 120
 
 
+@pytest.mark.slow
 def test_every_word_of_the_index_leads_to_a_section() -> None:
     table = handbook.read_page("index")
     rows = re.findall(r"^\| (.+) \| (\[.+) \|$", table, re.MULTILINE)

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -156,6 +157,8 @@ def test_next_steps_are_suggested_once(
     words = ["cluster-embeddings", "-q"]
     monkeypatch.setenv("PANIC_TDA_DB", file.target)
     monkeypatch.chdir(tmp_path)
+    # UMAP has its own tests: to compile it takes longer than all of this.
+    monkeypatch.setitem(sys.modules, "umap", None)
     suggested = next_steps(run_command(*words))
     assert suggested[0] == "panic-tda show-clustering latest --model Nomic"
     for line in suggested:

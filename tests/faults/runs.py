@@ -28,6 +28,7 @@ from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import open_database
 from panic_tda.storage.schema.upgrade import CLUSTERING_TABLES, upgrade
 from tests.field_files import FieldSpec, write_field_file
+from tests.processes import accept_interrupts
 from tests.snapshots import REPOSITORY, opened, snapshot
 
 SECONDS = 600
@@ -121,7 +122,7 @@ def run(
         *map(str, words[1:]),
     ]
     began, result = time.perf_counter(), Run()
-    with _accepting_interrupts():
+    with accept_interrupts():
         process = subprocess.Popen(
             command,
             cwd=path.parent,
@@ -162,19 +163,6 @@ def run(
     if timer is not None:
         timer.cancel()
     return result
-
-
-@contextmanager
-def _accepting_interrupts() -> Iterator[None]:
-    """Let child processes receive Ctrl-C, even if this process was started with SIGINT ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # --------------------------------------------------------------------------- what must hold

@@ -57,7 +57,7 @@ def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -
     ours = opened(tmp_path)
     ours.save("state", rows=np.full(2000, 2.0))
     assert ours.load("state") is None
-    process.communicate("go on\n", timeout=60)
+    process.communicate("go on\n", timeout=180)
     assert process.returncode == 0
     stored = ours.load("state")
     assert stored is not None

@@ -273,6 +273,7 @@ def test_values_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
         batches_of(tmp_path / "a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["views", "dictionary"])
 def test_a_small_file_whose_rows_share_their_values_takes_bounded_memory(tmp_path: Path, kind: str) -> None:
     n_rows, width = 4096, 32_768

@@ -597,6 +597,7 @@ import_embeddings(sys.argv[2:], open_database(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "times"),
     [("INSERT INTO embedding", 1), ("UPDATE run", 1)],

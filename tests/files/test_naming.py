@@ -193,6 +193,7 @@ def test_a_seed_added_in_front_changes_nothing(
     assert count(database) == (4, 323, 323)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [range(5), range(3, 9), (0, 4, 19)])
 @pytest.mark.parametrize("in_columns", [{}, {"seed": 7}, {"initial_prompt": "p"}])
 def test_numbered_rows_may_be_added_anywhere(

@@ -105,6 +105,7 @@ def check(comparison: LabelComparison, a: Sequence[int], b: Sequence[int]) -> No
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(labelings)
 def test_comparisons_equal_those_of_python_sets(pair: tuple[list[int], list[int]]) -> None:

@@ -52,6 +52,7 @@ def labels_of(database: Database, clustering_id: Any) -> Any:
         return read_assignments(connection, clustering_id).labels
 
 
+@pytest.mark.slow
 def test_a_row_equals_what_recut_stores(
     clustered: tuple[Database, ClusteringSummary], tmp_path: Path
 ) -> None:

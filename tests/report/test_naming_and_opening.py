@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -86,23 +87,40 @@ def test_the_browser_of_the_environment_opens_the_page(database: Path, tmp_path:
     assert opened_pages.read_text() == (Path.cwd() / "a page.html").as_uri()
 
 
-@pytest.mark.parametrize(
-    ("environment", "reason"),
-    [
-        ({}, "there is no display"),
-        ({"SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, "this is an SSH session"),
-        ({"BROWSER": "/nowhere/browser"}, ".*browser.*"),
-        ({"DISPLAY": ":99"}, ".*browser.*"),
-    ],
-)
-def test_without_a_browser_the_message_says_how_to_see_the_page(
-    database: Path, environment: dict[str, str], reason: str
-) -> None:
+WITHOUT_BROWSER = [
+    ({}, "there is no display"),
+    ({"SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, "this is an SSH session"),
+    ({"BROWSER": "/nowhere/browser"}, ".*browser.*"),
+    ({"DISPLAY": ":99"}, ".*browser.*"),
+]
+"""Environments without a browser, and the reason that the message names."""
+# Each run is a fork of one process, which has made a page and looked for no browser yet.
+EACH = """
+import json, os, sys
+sys.modules["umap"] = None
+from panic_tda.main import main
+words = [word for word in sys.argv[2:] if word != "--open"]
+main(words, prog_name="panic-tda", standalone_mode=False)
+assert "webbrowser" not in sys.modules
+for environment in json.loads(sys.argv[1]):
+    os.remove("page.html")
+    child = os.fork()
+    if not child:
+        os.environ.update(environment)
+        main(sys.argv[2:], prog_name="panic-tda")
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("ENDED", code, os.path.getsize("page.html"), file=sys.stderr, flush=True)
+"""
+
+
+def test_without_a_browser_the_message_says_how_to_see_the_page(database: Path) -> None:
+    environments = json.dumps([environment for environment, _ in WITHOUT_BROWSER])
     words = ("report-clustering", "--db", database, "-q", "--open", "-o", "page.html")
     # No browser of this machine is found.
-    result = run(*words, cwd=Path.cwd(), code=WITHOUT_UMAP, **{"PATH": "/nowhere"} | environment)
-    assert result.returncode == 0, result.stderr
-    assert Path("page.html").stat().st_size > 1000
-    message = result.stderr.partition("WARNING ")[2]
-    assert re.match(rf"page\.html was not opened: {reason}\. Open it in a browser", message)
-    assert f":{Path.cwd() / 'page.html'} ." in message
+    result = run(environments, *words, cwd=Path.cwd(), code=EACH, PATH="/nowhere")
+    *messages, rest = re.split(r"ENDED 0 \d{4,}\n", result.stderr)
+    assert (len(messages), rest) == (len(WITHOUT_BROWSER), ""), result.stderr
+    for message, (_, reason) in zip(messages, WITHOUT_BROWSER, strict=True):
+        warning = message.partition("WARNING ")[2]
+        assert re.match(rf"page\.html was not opened: {reason}\. Open it in a browser", warning)
+        assert f":{Path.cwd() / 'page.html'} ." in warning

@@ -168,6 +168,8 @@ def test_a_run_is_drawn_step_by_step(plain_page: Path, opened: Open, runs: list[
     for run in runs[1:4]:
         page.evaluate("id => { location.hash = `run=${id}`; }", run["run_id"])
         page.until(f"report.page.runs.ids[report.chosen.run] === '{run['run_id']}'")
+        # Else the steps of the run before may still be those that are drawn.
+        page.wait_for_frames()
         points = page.evaluate(
             """run => {
                 const { n, runs, steps } = report.page.map;

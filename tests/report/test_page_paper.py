@@ -93,6 +93,20 @@ SCALE = """() => {
 """Pixels a unit of the whole map."""
 
 
+UNTIL_STILL = """() => new Promise((done) => {
+    let [last, frames] = [-1, 0];
+    const look = () => {
+        const place = document.scrollingElement.scrollTop;
+        frames = place === last ? frames + 1 : 0;
+        last = place;
+        if (frames === 20) done();
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+"""Waits until the page has not scrolled for twenty frames."""
+
+
 class Fingers:
     """Two fingers on a page."""
 
@@ -127,7 +141,7 @@ def test_a_finger_that_scrolls_the_page_does_not_move_the_map(plain_page: Path, 
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     Fingers(page).drag(((x, y), (x, y - 150)))
     page.until(f"{scrolled} > {before + 50}")
-    page.page.wait_for_timeout(300)
+    page.evaluate(UNTIL_STILL)
     assert page.chosen("view") == ""
     way = page.evaluate(scrolled) - before
     page.page.mouse.click(places[0][0], places[0][1] - way)

@@ -1,4 +1,4 @@
-"""Test a page of 1,000 clusters and 50,000 points: times as ratios to those of a small page."""
+"""Test a page of 1,000 clusters and 50,000 points."""
 
 from __future__ import annotations
 
@@ -18,19 +18,33 @@ from tests.report.browser import PLACES, Opened
 POINTS, CLUSTERS = 50_000, 1_000
 HOVER = """places => {
     const canvas = document.querySelector('#map-box .over');
-    let said = 0;
-    const before = performance.now();
+    const calls = {};
+    for (const name of ['arc', 'fill', 'fillRect', 'fillText', 'lineTo', 'putImageData', 'stroke']) {
+        const plain = CanvasRenderingContext2D.prototype[name];
+        CanvasRenderingContext2D.prototype[name] = function (...words) {
+            const canvas = this.canvas.className || this.canvas.parentElement.id;
+            calls[canvas] = (calls[canvas] ?? 0) + 1;
+            return plain.apply(this, words);
+        };
+    }
+    let tips = 0;
     for (const [x, y] of places) {
         const event = new PointerEvent('pointermove', { clientX: x, clientY: y, pointerId: 1 });
         Object.defineProperty(event, 'offsetX', { value: x });
         Object.defineProperty(event, 'offsetY', { value: y });
         canvas.dispatchEvent(event);
-        if (document.querySelector('.tip').getBoundingClientRect().height > 0) said++;
+        if (document.querySelector('.tip').getBoundingClientRect().height > 0) tips++;
     }
-    return [performance.now() - before, said];
+    const later = requestAnimationFrame;
+    return new Promise((done) => later(() => later(() => done([tips, calls]))));
 }"""
-"""Points at places, each drawn and with its tooltip laid out before the next: milliseconds, and tooltips."""
+"""Points at places: the number of tooltips, and the number of drawing calls by canvas."""
 N_HOVERS = 150
+NOTE_READY = """new MutationObserver((_, observer) => {
+    if (!document.documentElement?.dataset.ready) return;
+    globalThis.readyAt = performance.now();
+    observer.disconnect();
+}).observe(document, { attributes: true, childList: true, subtree: true });"""
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
@@ -123,33 +137,33 @@ def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Op
                 assert apart, (text, other_text)
 
 
-def test_first_paint_does_not_wait_for_the_data(
-    large: Path, tmp_path: Path, opened: Callable[..., Opened]
-) -> None:
-    """Less than 6 times an empty page's 50 ms; 3.9 as seen, also where twelve processes share two cores."""
-    empty = tmp_path / "empty.html"
-    empty.write_text("<!doctype html><html data-ready><title>empty</title><p>Nothing.</p></html>")
-    times: dict[Path, list[float]] = {large: [], empty: []}
-    for _ in range(4):
-        for path, milliseconds in times.items():
-            page = opened(path)
-            page.until(PAINTED)
-            milliseconds.append(page.evaluate(PAINTED))
-            page.close()
-    assert min(times[large]) < 6 * min(times[empty])
+def test_first_paint_does_not_wait_for_the_data(large: Path, browser: Any) -> None:
+    for _ in range(5):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.add_init_script(NOTE_READY)
+        page = context.new_page()
+        page.goto(large.as_uri())
+        page.wait_for_selector("html[data-ready]", state="attached")
+        while (painted := page.evaluate(PAINTED)) is None:
+            page.wait_for_timeout(50)
+        ready = page.evaluate("readyAt")
+        context.close()
+        # A busy machine may draw no frame for a while: once is enough.
+        if painted < ready:
+            return
+    pytest.fail(f"the page was first painted after {painted} ms, and ready after {ready} ms")
 
 
-def test_hovering_does_not_slow_down_with_points(
-    large: Path, plain_page: Path, opened: Callable[..., Opened]
-) -> None:
-    """Less than 4 times what it takes over 320 points in 8 places, 0.4 ms; 2.6 as seen (1.1 ms)."""
-    times = []
+def test_pointing_draws_no_point_again(large: Path, plain_page: Path, opened: Callable[..., Opened]) -> None:
+    counts = []
     for path in (large, plain_page):
         page = opened(path)
+        page.wait_for_frames()
         n = page.evaluate("report.page.map.n")
-        points = [number * n // N_HOVERS for number in range(N_HOVERS)]
-        places = page.evaluate(PLACES, points)
-        measurements = [page.evaluate(HOVER, places) for _ in range(4)]
-        assert [n_hovers for _, n_hovers in measurements] == [N_HOVERS] * 4
-        times.append(min(time for time, _ in measurements))
-    assert times[0] < 4 * times[1]
+        places = page.evaluate(PLACES, [number * n // N_HOVERS for number in range(N_HOVERS)])
+        tips, calls = page.evaluate(HOVER, places)
+        assert tips == N_HOVERS
+        assert set(calls) == {"over"}
+        counts.append(calls["over"])
+    # Some hundred labels and a ring, not 50,000 points.
+    assert max(counts) < N_HOVERS * POINTS / 50

@@ -55,6 +55,7 @@ def test_the_bundle_has_the_licences_of_what_is_in_it() -> None:
         assert licence.read_text(encoding="utf-8").strip() in bundle, licence
 
 
+@pytest.mark.slow
 @needs_deno
 @pytest.mark.parametrize("words", [("check", "."), ("lint",)])
 def test_scripts_pass_type_checks_and_lint(words: tuple[str, ...], tmp_path: Path) -> None:

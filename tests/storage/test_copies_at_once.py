@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from panic_tda.errors import PanicTdaError
+from panic_tda.storage.write import copying
 from panic_tda.storage.write.copying import copy_database
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec
@@ -105,6 +107,24 @@ def test_two_copies_at_once_lose_nothing_and_name_the_other_process(
     # Whoever came second runs it again: it goes on, or compares what the other one has completed.
     copy_database(source.path, target)
     assert rows(target) == rows(source.path)
+
+
+def test_a_copy_that_another_process_completes_between_two_looks_is_named(
+    source: UpgradedFile, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL said that the relation panic_tda_copy does not exist."""
+    assert run_python(KILLED, source.path, url).returncode < 0
+
+    read_rows = copying.read_rows
+
+    def read_later(*arguments: Any) -> Any:
+        with opened(url) as other_process:
+            other_process.execute("DROP TABLE panic_tda_copy")
+        return read_rows(*arguments)
+
+    monkeypatch.setattr(copying, "read_rows", read_later)
+    with pytest.raises(PanicTdaError, match="another process has completed the copy"):
+        copy_database(source.path, url)
 
 
 def test_an_unfinished_copy_is_refused_for_another_source_and_with_damaged_notes(

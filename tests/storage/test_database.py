@@ -303,6 +303,7 @@ except sqlite3.OperationalError as error:
     assert run_python(attempt, database.path).stdout == ""
 
 
+@pytest.mark.slow
 def test_two_writing_processes_lose_no_row(database: Database) -> None:
     """Two processes write and read in turns; every committed row is there in the end."""
     work = """

@@ -90,7 +90,7 @@ def test_every_value_is_described_by_its_type(
     assert set(agree(path, layout)) - {"old_clustering_tables"} or harmless
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data(), layout=st.sampled_from(list(LAYOUTS.values())))
 def test_findings_equal_those_of_the_reference(
     written: dict[Layout, Path], tmp_path: Path, data: st.DataObject, layout: Layout

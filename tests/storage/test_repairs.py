@@ -186,7 +186,7 @@ def test_each_kind_is_repaired_alone(undamaged: Path, tmp_path: Path) -> None:
     assert snapshot(path) == before
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(drawn=st.lists(changes, max_size=10))
 def test_repairs_delete_no_sound_row(
     undamaged: Path, tmp_path: Path, drawn: list[tuple[str, int, Any]]

@@ -213,6 +213,7 @@ saving.insert_rows = lambda connection, table, rows: insert(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite_only("its log")
 @pytest.mark.parametrize(
     "killer",

@@ -97,6 +97,7 @@ def test_a_row_sample_of_no_rows_is_empty(upgraded: MakeFile) -> None:
     assert (sample.vectors.shape, sample.n_runs) == ((0, 8), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", EACH_SPEC)
 def test_counting_several_factors_at_once_counts_each(upgraded: MakeFile, spec: FieldSpec) -> None:
     database, facts = upgraded(spec)

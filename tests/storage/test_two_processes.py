@@ -85,7 +85,7 @@ def go(*processes: subprocess.Popen[str]) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> list[str]:
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     return stdout.split()
 
@@ -107,9 +107,9 @@ def test_saving_reading_and_generating_at_once_lose_nothing(file: UpgradedFile) 
     pending_path = pending.write_pending(file.database, make_finished(ids))
     savers = [start(SAVER, file.path, pending_path, ROUNDS) for _ in range(2)]
     pipeline = start(PIPELINE, file.path, "0" * 8, 20 * ROUNDS)
-    go(*savers, pipeline)
     census = take_census(file.database)["Nomic"]
     expected = load_embeddings(file.database, census)
+    go(savers[0], pipeline)
     states = 0
     while any(process.poll() is None for process in (*savers, pipeline)):
         matrix = load_embeddings(file.database, census)
@@ -122,6 +122,9 @@ def test_saving_reading_and_generating_at_once_lose_nothing(file: UpgradedFile) 
             )
             # One transaction sees whole clusterings only.
             assert [count for _, count in counted] == [len(ids)] * len(listed)
+        # One saver begins after the first look, so that there is one, however busy the machine is.
+        if not states:
+            go(savers[1])
         states += 1
     committed = {identity for saver in savers for identity in finish(saver)}
     inserted = finish(pipeline)
@@ -156,7 +159,7 @@ def test_a_reader_never_drops_the_lock_of_a_writer_in_its_own_process(file: Upgr
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert "database is locked" in other_process.stderr

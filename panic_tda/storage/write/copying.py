@@ -141,7 +141,13 @@ def copy_database(
             _log.info("%s was copied before: nothing is left to do", target)
             n_rows = sum(table.rows for table in complete)
             return CopySummary(str(source), str(target), complete, tuple(left_out), n_rows)
-        states = _read_states(source, target) or _begin_copy(source, target, reader, tables)
+        try:
+            states = _read_states(source, target)
+        except DatabaseError:
+            # A snapshot of PostgreSQL lists tables that another process has removed, and cannot read them.
+            _require_unfinished(target)
+            raise
+        states = states or _begin_copy(source, target, reader, tables)
         n_before = sum(n_rows for _, n_rows in states.values())
         try:
             if set(states) != {table.name for table in tables}:

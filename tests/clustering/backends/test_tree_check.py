@@ -101,6 +101,7 @@ def test_a_tree_of_a_neighbour_graph_has_the_oracles_share(margin: float) -> Non
     assert (sample.share, sample.sample) == (expected.mean(), len(rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [37, 2_048])
 @pytest.mark.parametrize("n_sampled", [1, 2, 20, 100, 299])
 def test_a_sample_has_its_own_share(monkeypatch: pytest.MonkeyPatch, n_sampled: int, columns: int) -> None:

@@ -92,6 +92,7 @@ def test_lists_equal_those_of_a_python_loop(problem: Problem) -> None:
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(problem=problems())
 def test_waiting_candidates_never_raise_a_threshold_too_high(problem: Problem) -> None:

@@ -26,13 +26,15 @@ def pile(n: int, d: int = 64) -> np.ndarray:
     return unit(rng.standard_normal(d) + 1e-3 * rng.standard_normal((n, d)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2000, 6000])
 def test_identical_rows_take_no_more_memory_than_estimated(n: int) -> None:
     """Listing every pair within 2η took 48 kB a row: 383 MB at 8,000 rows, under a limit of 50 MB."""
     rows, ones = pile(n), np.ones(n, dtype=np.int64)
-    backend = TiledBackend(Settings(threads=2, n_axes=0))
+    # How much two threads hold at the same time would depend on their order.
+    backend = TiledBackend(Settings(threads=1, n_axes=0))
     options = FitOptions(min_samples=10, distance_floor=1e-5)
-    with workers(2) as team:
+    with workers(1) as team:
         n_bytes = backend.memory(build_space(np, rows, 0, np.random.default_rng(0)), options, team)
     backend.fit(rows[:100], ones[:100], options)  # compiles
     tracemalloc.start()

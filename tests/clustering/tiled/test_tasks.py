@@ -176,6 +176,7 @@ class Measured:
             yield task, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["spectrum", "piles"])
 def test_a_task_and_the_client_take_no_more_memory_than_is_said(kind: str) -> None:
     rows = make_rows(kind, 4_000, 170, 2)

@@ -136,7 +136,7 @@ def test_every_flipped_bit_of_header_and_digest_is_detected(
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_every_flipped_bit_is_detected(state: Path, place: float, bit: int) -> None:
     content = state.read_bytes()
     flipped = bytearray(content)

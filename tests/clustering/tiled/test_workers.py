@@ -98,6 +98,7 @@ def test_fits_that_overlap_leave_the_blas_library_as_it_was(last: str) -> None:
         assert blas_threads() == {2}
 
 
+@pytest.mark.slow
 def test_fits_in_several_threads_leave_the_blas_library_as_it_was() -> None:
     rows = np.random.default_rng(0).standard_normal((800, 20))
     with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(3) as pool:
