@@ -13,16 +13,19 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from panic_tda.arrays import rows
 from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
+from panic_tda.storage.bulk import stream_vectors
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read import loading, vectors_by_id
 from panic_tda.storage.read.census import ModelCensus, require_valid, take_census
 from panic_tda.storage.read.loading import input_sha256, load_embeddings
 from panic_tda.storage.read.vectors_by_id import are_stored, read_vectors
+from panic_tda.storage.schema.tables import Embedding
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding
@@ -443,6 +446,22 @@ def test_rows_of_other_models_between_them_are_left_out(
     (sql,) = (sql for sql in statements if sql.startswith("SELECT embedding.id, embedding.vector"))
     in_range = "SEARCH embedding USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
     assert (read_plan(file, sql)[0] == in_range) is is_range
+
+
+@pytest.mark.sqlite_only("its cache")
+def test_few_pages_are_in_memory_while_vectors_stream(upgraded: MakeFile) -> None:
+    query = sa.select(Embedding.id, Embedding.__table__.c.vector).where(Embedding.embedding_model == "Nomic")
+    with upgraded().database.reading() as connection:
+
+        def read_cache_size() -> int:
+            return -int(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
+
+        before = read_cache_size()
+        stream = stream_vectors(connection, query, width=32, batch_rows=1, invalid_ids=[])
+        next(stream)
+        assert read_cache_size() < before / 10
+        stream.close()  # type: ignore[attr-defined]
+        assert read_cache_size() == before
 
 
 @pytest.mark.sqlite_only("its indexes")
