@@ -207,9 +207,11 @@ def _table(text: str) -> list[list[str]]:
 def test_io_benchmark_prints_its_figures() -> None:
     output = _python("bench_io.py", "--rows", "2000", "--repeats", "1")
     for figure in (
-        r"loading: [\d.]+ s",
-        r"saving the second: [\d,]+ assignments/s, [\d.]+ bytes",
+        r"loading, cpu: [\d.]+ s, bare scan [\d.]+ s, \d+%",
+        r"saving the second: [\d,]+ rows/s, [\d,]+ rows per CPU second .*, [\d.]+ bytes",
         r"deleting 100 .* ms",
+        r"importing parquet: [\d,]+ rows/s",
+        r"importing npy: [\d,]+ rows/s",
     ):
         assert re.search(figure, output), figure
 

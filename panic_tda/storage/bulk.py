@@ -15,6 +15,7 @@ from panic_tda.arrays.rows import slices
 from panic_tda.errors import DatabaseError
 from panic_tda.storage.cells import close_cursor, compile_query, find_damaged, naming_damage, undecoded_texts
 from panic_tda.storage.columns import build_damage_error, describe_columns
+from panic_tda.storage.connections import streaming_cache
 
 ID_LENGTH = 32
 KEYS_AT_ONCE = 8192
@@ -54,28 +55,30 @@ def stream_vectors(
         A vector is missing or of another length, or the file is damaged.
     """
     sql = compile_query(connection, query)
+    schema = pa.schema({"id": pa.binary(ID_LENGTH), "vector": pa.binary(width)})
     # The cursor of the driver: SQLAlchemy's result objects for millions of rows would double the time.
     cursor = _open_streaming_cursor(connection)
     try:
         # With empty parameters, every driver treats the doubled percent signs of the compiled query alike.
         cursor.execute(sql, ())
-        while rows := cursor.fetchmany(batch_rows):
-            ids, vectors = zip(*rows, strict=True)
-            digits = _encode_ids(ids)
-            if digits is None:
-                invalid_ids += [stored for stored in ids if _encode_ids((stored,)) is None]
-                pairs = [pair for pair in rows if _encode_ids(pair[:1]) is not None]
-                ids, vectors = zip(*pairs, strict=True) if pairs else ((), ())
-                digits = _encode_ids(ids) or b""
-            batch = pa.record_batch(
-                {
-                    "id": _build_fixed_width(digits, ID_LENGTH),
-                    "vector": _build_fixed_width(_concatenate_vectors(vectors, width), width),
-                }
-            )
-            # Freed before the next fetch, so that their memory is reused while it is in the cache.
-            del rows, ids, vectors, digits
-            yield batch
+        # By now, subqueries that look up rows in many places have their results.
+        with streaming_cache(connection):
+            while rows := cursor.fetchmany(batch_rows):
+                ids, vectors = zip(*rows, strict=True)
+                digits = _encode_ids(ids)
+                if digits is None:
+                    invalid_ids += [stored for stored in ids if _encode_ids((stored,)) is None]
+                    pairs = [pair for pair in rows if _encode_ids(pair[:1]) is not None]
+                    ids, vectors = zip(*pairs, strict=True) if pairs else ((), ())
+                    digits = _encode_ids(ids) or b""
+                columns = [
+                    _build_fixed_width(digits, ID_LENGTH),
+                    _build_fixed_width(_concatenate_vectors(vectors, width), width),
+                ]
+                batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+                # Freed before the next fetch, so that their memory is reused while it is in the cache.
+                del rows, ids, vectors, digits, columns
+                yield batch
     except connection.dialect.loaded_dbapi.Error as error:
         raise find_damaged(connection, query) or DatabaseError(f"reading vectors: {error}") from error
     finally:

@@ -9,9 +9,10 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
@@ -23,7 +24,7 @@ from panic_tda.storage.reasons import explain_missing_locks, supports_locks
 
 BUSY_TIMEOUT_SECONDS = 60.0
 LOG_AFTER_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
-CACHE_KIBIBYTES = 256 << 10
+CACHE_KIBIBYTES, STREAM_CACHE_KIBIBYTES = 256 << 10, 4 << 10
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,26 @@ def retry_while_locked(attempt: Callable[[], object], name: object) -> None:
                 raise DatabaseError(f"{name}: {explain_missing_locks(name)}")
             _log.info("%s: waiting for a lock held by another process", name)
         time.sleep(_PAUSE_SECONDS)
+
+
+@contextmanager
+def streaming_cache(connection: Connection) -> Iterator[None]:
+    """Keep few pages of an SQLite file in memory inside the block, which reads every page once.
+
+    Memory that is used for the first time costs more than the page that is read into it: 460 MB of vectors
+    took 0.4 s of processor time, and 0.8 s with the cache of other queries.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA cache_size = -{STREAM_CACHE_KIBIBYTES}")
+    try:
+        yield
+    finally:
+        # The connection may have been closed, or a signal may interrupt it.
+        with suppress(sqlite3.Error):
+            driver.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
 
 
 class _Connection(sqlite3.Connection):

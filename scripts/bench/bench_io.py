@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Measure the database: loading against a bare scan, saving, size of assignments, deleting embeddings.
+"""Measure the database: loading against a bare scan, saving, importing, deleting embeddings.
 
 Ratios are medians over alternating runs in this process, so that whatever else the machine does hits both
-sides. Usage: bench_io.py [--rows N] [--dimensions D] [--repeats R]
+sides. CPU seconds are those of all threads, in Python and in the system.
+
+Usage: bench_io.py [--rows N] [--dimensions D] [--repeats R]
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from panic_tda.files.column_choice import Columns
+from panic_tda.files.importing import import_embeddings
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.records import ClusteringRecord
 from panic_tda.storage.database import Database, open_database
@@ -50,15 +57,24 @@ def main() -> None:
         for _ in range(args.repeats):
             bare.append(timed(lambda: scan(path)))
             loaded.append(timed(lambda: load_embeddings(database, census)))
-        ratio = median(scanned / load for scanned, load in zip(bare, loaded, strict=True))
-        print(f"loading: {median(loaded):.3f} s, bare scan {median(bare):.3f} s, {ratio:.0%} of its speed")
+        for name in Seconds._fields:
+            scans, loads = ([getattr(run, name) for run in runs] for runs in (bare, loaded))
+            ratio = median(scanned / load for scanned, load in zip(scans, loads, strict=True))
+            print(
+                f"loading, {name}: {median(loads):.3f} s, bare scan {median(scans):.3f} s, "
+                f"{ratio:.0%} of its speed"
+            )
         matrix = load_embeddings(database, census)
         for turn in ("first", "second"):
             before = size(path)
             seconds = timed(lambda: save(database, matrix))
             growth = (size(path) - before) / args.rows
-            print(f"saving the {turn}: {args.rows / seconds:,.0f} assignments/s, {growth:.1f} bytes each")
-        print(f"deleting 100 embeddings: {1000 * timed(lambda: delete(database, matrix)):.1f} ms")
+            print(f"saving the {turn}: {seconds.rates(args.rows)} (assignments), {growth:.1f} bytes each")
+        print(f"deleting 100 embeddings: {1000 * timed(lambda: delete(database, matrix)).clock:.1f} ms")
+        for file, columns in write_files(Path(folder), matrix):
+            imported = open_database(Path(folder) / f"{file.suffix[1:]}.sqlite", create=True)
+            seconds = timed(import_file, imported, file, columns)
+            print(f"importing {file.suffix[1:]}: {seconds.rates(args.rows)} (embeddings)")
 
 
 def fill(path: Path, vectors: np.ndarray, model: str = MODEL) -> None:
@@ -146,11 +162,38 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
-def timed(work: Callable[[], object]) -> float:
+def write_files(folder: Path, matrix: EmbeddingMatrix) -> list[tuple[Path, Columns]]:
+    """Write the vectors as Parquet with texts, and as an array without."""
+    parquet, array = folder / "vectors.parquet", folder / "vectors.npy"
+    n_rows, n_features = matrix.vectors.shape
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.vectors.ravel()), n_features)
+    texts = [f"a picture of something, number {row}" for row in range(n_rows)]
+    pq.write_table(pa.table({"text": texts, "vector": vectors}), parquet)
+    np.save(array, matrix.vectors)
+    return [(parquet, Columns()), (array, Columns(no_text=True))]
+
+
+def import_file(database: Database, file: Path, columns: Columns) -> None:
+    """Import a file into an empty database."""
+    import_embeddings([file], database, model=MODEL, columns=columns)
+
+
+class Seconds(NamedTuple):
+    """Seconds on the clock, and of the processor."""
+
+    clock: float
+    cpu: float
+
+    def rates(self, n_rows: int) -> str:
+        """Format how many rows these are a second."""
+        return f"{n_rows / self.clock:,.0f} rows/s, {n_rows / self.cpu:,.0f} rows per CPU second"
+
+
+def timed(work: Callable[..., object], *arguments: object) -> Seconds:
     """Seconds that `work` takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    began = time.perf_counter(), time.process_time()
+    work(*arguments)
+    return Seconds(time.perf_counter() - began[0], time.process_time() - began[1])
 
 
 if __name__ == "__main__":

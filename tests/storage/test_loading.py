@@ -5,24 +5,48 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from panic_tda.arrays import rows
 from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
+from panic_tda.storage.bulk import stream_vectors
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read import loading, vectors_by_id
 from panic_tda.storage.read.census import ModelCensus, require_valid, take_census
 from panic_tda.storage.read.loading import input_sha256, load_embeddings
 from panic_tda.storage.read.vectors_by_id import are_stored, read_vectors
+from panic_tda.storage.schema.tables import Embedding
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding
 
 pytestmark = pytest.mark.both_engines
+
+
+@contextmanager
+def recorded_statements() -> Iterator[list[str]]:
+    """Record all statements of new SQLite connections."""
+    statements: list[str] = []
+
+    def trace(connection: sqlite3.Connection, _record: object) -> None:
+        connection.set_trace_callback(statements.append)
+
+    event.listen(Engine, "connect", trace)
+    try:
+        yield statements
+    finally:
+        event.remove(Engine, "connect", trace)
+
 
 SPOILED = FieldSpec(null_vectors=2, short_vectors=1, nan_vectors=3, infinite_vectors=1, zero_vectors=2)
 
@@ -382,6 +406,80 @@ def test_models_may_have_any_name(upgraded: MakeFile, name: str) -> None:
     database, facts = upgraded(FieldSpec(text_models=("Other", name)))
     for factor in (1, 2):
         assert_holds(load(database, name, factor), facts.sample(name, factor))
+
+
+def read_plan(file: UpgradedFile, sql: str) -> list[str]:
+    with file.opened() as connection:
+        return [step for _, _, _, step in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+
+
+def separate_nomic(file: UpgradedFile, *, every: int) -> None:
+    """Leave the rows of Nomic, and give each `every`-th of them to another model."""
+    with file.opened() as connection:
+        connection.execute("DELETE FROM embedding WHERE embedding_model <> 'Nomic'")
+        numbers = [row for (row,) in connection.execute("SELECT rowid FROM embedding ORDER BY rowid")]
+        connection.executemany(
+            "UPDATE embedding SET rowid = ? WHERE rowid = ?", enumerate(numbers, start=-len(numbers))
+        )
+        connection.execute(
+            f"UPDATE embedding SET embedding_model = 'Other' WHERE rowid % {every} = 1 - {every}"
+        )
+
+
+@pytest.mark.sqlite_only("its row numbers")
+@pytest.mark.parametrize(("every", "is_range"), [(20, True), (3, False)])
+def test_rows_of_other_models_between_them_are_left_out(
+    upgraded: MakeFile, every: int, is_range: bool
+) -> None:
+    file = upgraded(FieldSpec(layout=0, runs=3, length=100))
+    separate_nomic(file, every=every)
+    with file.opened() as connection:
+        stored = connection.execute(
+            "SELECT id, vector FROM embedding WHERE embedding_model = 'Nomic' ORDER BY id"
+        ).fetchall()
+        ((n_all,),) = connection.execute("SELECT count(*) FROM embedding")
+    assert 0 < len(stored) < n_all
+    with recorded_statements() as statements:
+        matrix = load(file.database)
+    assert [embedding_id.decode() for embedding_id in matrix.ids] == [identity for identity, _ in stored]
+    assert matrix.vectors.tobytes() == b"".join(vector for _, vector in stored)
+    (sql,) = (sql for sql in statements if sql.startswith("SELECT embedding.id, embedding.vector"))
+    in_range = "SEARCH embedding USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
+    assert (read_plan(file, sql)[0] == in_range) is is_range
+
+
+@pytest.mark.sqlite_only("its cache")
+def test_few_pages_are_in_memory_while_vectors_stream(upgraded: MakeFile) -> None:
+    query = sa.select(Embedding.id, Embedding.__table__.c.vector).where(Embedding.embedding_model == "Nomic")
+    with upgraded().database.reading() as connection:
+
+        def read_cache_size() -> int:
+            return -int(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
+
+        before = read_cache_size()
+        stream = stream_vectors(connection, query, width=32, batch_rows=1, invalid_ids=[])
+        next(stream)
+        assert read_cache_size() < before / 10
+        stream.close()  # type: ignore[attr-defined]
+        assert read_cache_size() == before
+
+
+@pytest.mark.sqlite_only("its indexes")
+def test_a_row_that_the_index_lacks_is_an_error(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(layout=0, runs=3, length=100))
+    separate_nomic(file, every=20)
+    index = "ix_embedding_model_length_invocation"
+    with file.opened() as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        (entry,) = connection.execute("SELECT * FROM sqlite_master WHERE name = ?", (index,)).fetchall()
+        connection.execute("DELETE FROM sqlite_master WHERE name = ?", (index,))
+    with file.opened() as connection:
+        connection.execute("UPDATE embedding SET embedding_model = 'Nomic'")
+    with file.opened() as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", entry)
+    with pytest.raises(DatabaseError, match="has more rows than its indexes"):
+        load(file.database)
 
 
 @pytest.mark.sqlite_only("its pages")

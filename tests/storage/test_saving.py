@@ -16,9 +16,10 @@ from panic_tda.errors import DatabaseError, SaveFailed
 from panic_tda.storage.read.results import get_cluster_details, list_clusterings
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
-from panic_tda.storage.write.saving import require_savable, save_or_write_pending
+from panic_tda.storage.write.saving import require_savable, save_clustering, save_or_write_pending
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.field_files import FieldSpec
 
 pytestmark = [pytest.mark.both_engines, pytest.mark.usefixtures("temporary_folder")]
 
@@ -54,6 +55,36 @@ def test_a_key_is_above_those_of_rows_whose_clustering_is_gone(upgraded: MakeFil
             "SELECT count(*) FROM embeddingcluster WHERE result_key = ?", (key,)
         )
     assert (key, assigned) == (4, 14)
+
+
+@pytest.mark.sqlite_only("its statements")
+@pytest.mark.parametrize("n_rows", [1, 199, 200, 401])
+def test_assignments_are_inserted_by_hundreds(upgraded: MakeFile, n_rows: int) -> None:
+    file = upgraded(FieldSpec(layout=0, runs=9, length=100))
+    finished = make_finished(ids_of(file)[:n_rows])
+    statements: list[str] = []
+    with file.database.writing() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.set_trace_callback(statements.append)
+        save_clustering(connection, finished)
+    inserts = [sql for sql in statements if sql.startswith("INSERT INTO embeddingcluster")]
+    assert len(inserts) == n_rows // 200 + n_rows % 200
+    with file.opened() as connection:
+        stored = connection.execute(
+            "SELECT embedding_id, label, probability FROM embeddingcluster"
+        ).fetchall()
+    expected = zip(finished.ids.astype("U32"), finished.labels, finished.probabilities, strict=True)
+    assert sorted(stored) == sorted(expected)
+
+
+@pytest.mark.parametrize("n_rows", [7, 430])
+def test_a_deleted_embedding_saves_no_assignment(upgraded: MakeFile, n_rows: int) -> None:
+    file = upgraded(FieldSpec(layout=0, runs=9, length=100))
+    finished = make_finished([*ids_of(file)[: n_rows - 1], "f" * 32])
+    with pytest.raises(DatabaseError), file.database.writing() as connection:
+        save_clustering(connection, finished)
+    with file.opened() as connection:
+        assert connection.execute("SELECT count(*) FROM embeddingcluster").fetchall() == [(0,)]
 
 
 @pytest.mark.sqlite_only("its plans")

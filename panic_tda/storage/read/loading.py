@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -25,6 +25,7 @@ from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
 from panic_tda.storage.cells import row_locator
+from panic_tda.storage.connections import streaming_cache
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.assignments import count_assignments, select_key
 from panic_tda.storage.read.census import (
@@ -47,9 +48,16 @@ BATCH_ROWS, BATCH_BYTES = 448, 1 << 20
 batch is packed in the processor's cache. 60,000 vectors of 384 values took 0.21 s of processor time, 0.29 s
 in batches of 83 rows, and a bare scan 0.12 s; with 64 values, batches of 1 MiB were slower than these."""
 
+_DENSE_SHARE = 0.9
+"""Least share of a model's rows between its first and its last row, to read all rows between them."""
+
 _INVALID_IDS = "ids of model {model} are not 32 lower-case hexadecimal digits"
 _NO_DIRECTION = "vectors of model {model} are zero, NaN or infinite"
 _OTHER_LENGTH = "vectors of model {model} are missing or not of the common length"
+
+_DAMAGED_INDEX = (
+    "the table embedding has more rows than its indexes, which are damaged; rebuild them (REINDEX embedding)"
+)
 
 _embedding = Embedding.__table__
 _ASSIGNED = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
@@ -112,7 +120,11 @@ def load_embeddings(
     all_rows = downsample == 1 and not census.n_orphans and not skip_invalid
     invalid_ids: list[Any] = []
     with database.reading() as connection:
-        census, n_rows = _update_census(connection, census, downsample, all_rows=all_rows)
+        rows_of_model = _find_rows(connection, census.model) if all_rows else None
+        if rows_of_model is None:
+            # The census of all models may be hours old, and a matrix of its size might be too small by now.
+            census = count_models(connection, downsample, census.model).get(census.model, census)
+        n_rows = rows_of_model.n_rows if rows_of_model else census.n_usable
         progress.phase("load", total=n_rows)
         destination = _allocate_destination(
             n_rows,
@@ -125,7 +137,10 @@ def load_embeddings(
         # After an error too: no copy to the device may still be writing to memory that is freed.
         with contextlib.closing(destination):
             try:
-                query = _select_vectors(connection, census, downsample, filtered=skip_invalid)
+                if rows_of_model and rows_of_model.are_dense:
+                    query = _select_range(connection, census.model, rows_of_model)
+                else:
+                    query = _select_vectors(connection, census, downsample, filtered=skip_invalid)
                 batches = stream_vectors(
                     connection,
                     query,
@@ -231,18 +246,30 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
     return digest.hexdigest()
 
 
-def _update_census(
-    connection: Connection, census: ModelCensus, downsample: int, *, all_rows: bool
-) -> tuple[ModelCensus, int]:
-    """Return the current census of a model, and the largest number of rows to read.
+class _ModelRows(NamedTuple):
+    """The current number of rows of a model, and in SQLite the numbers of its first and last row."""
 
-    The census of all models may be hours old, and a matrix of its size might be too small by now.
-    """
-    if all_rows:
-        query = sa.select(sa.func.count()).where(_embedding.c.embedding_model == census.model)
-        return census, int(connection.execute(query).scalar_one())
-    census = count_models(connection, downsample, census.model).get(census.model, census)
-    return census, census.n_usable
+    n_rows: int
+    first: int
+    last: int
+
+    @property
+    def are_dense(self) -> bool:
+        """Return whether so few other rows lie between them that all may be read."""
+        return self.n_rows >= _DENSE_SHARE * (self.last - self.first + 1)
+
+
+def _find_rows(connection: Connection, model: str) -> _ModelRows:
+    """Find all rows of a model in an index."""
+    of_model = _embedding.c.embedding_model == model
+    if connection.dialect.name != "sqlite":
+        n_rows = connection.execute(sa.select(sa.func.count()).where(of_model)).scalar_one()
+        return _ModelRows(int(n_rows), first=0, last=2**63)
+    locator = row_locator(connection, _embedding)
+    numbers = sa.select(sa.func.count(), sa.func.min(locator), sa.func.max(locator)).where(of_model)
+    with streaming_cache(connection):
+        n_rows, first, last = connection.execute(numbers).one()
+    return _ModelRows(n_rows, first or 0, last or 0)
 
 
 def _allocate_destination(n_rows: int, n_features: int, *, to_device: bool, **options: Any) -> Destination:
@@ -250,6 +277,14 @@ def _allocate_destination(n_rows: int, n_features: int, *, to_device: bool, **op
     if to_device:
         return DeviceRows(n_rows, n_features)
     return HostRows(n_rows, n_features, **options)
+
+
+def _select_range(connection: Connection, model: str, rows_of_model: _ModelRows) -> Select[Any]:
+    # A look-up of each row takes a quarter of the time of reading it.
+    in_range = row_locator(connection, _embedding).between(rows_of_model.first, rows_of_model.last)
+    # With the plus, SQLite does not use the index on models.
+    of_model = sa.literal_column("+embedding.embedding_model", sa.String) == model
+    return sa.select(_embedding.c.id, _embedding.c.vector).where(in_range, of_model)
 
 
 def _select_vectors(
@@ -279,11 +314,14 @@ def _fill_destination(
 ) -> BytesArray:
     """Copy all vectors to their destination, and return their ids in the same order.
 
-    There are at most `n_rows` rows, because they were counted in the same transaction.
+    There are at most `n_rows` rows, because they were counted in the same transaction: in an index, which a
+    damaged file may contradict.
     """
     ids = np.empty(n_rows, dtype="S32")
     filled = 0
     for batch in batches:
+        if filled + batch.num_rows > n_rows:
+            raise DatabaseError(_DAMAGED_INDEX)
         ids[filled : filled + batch.num_rows] = _view_buffer(batch.column("id"), np.dtype("S32"))
         destination.put(_view_buffer(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1))
         filled += batch.num_rows

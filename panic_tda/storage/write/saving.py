@@ -197,7 +197,7 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
         )
     )
     insert_rows(connection, Cluster, _iterate_clusters(key, finished))
-    insert_rows(connection, EmbeddingCluster, _iterate_assignments(key, finished))
+    insert_rows(connection, EmbeddingCluster, _iterate_assignments(key, finished), are_small=True)
     if finished.tree is not None:
         save_tree(connection, key, finished.tree)
     if finished.graph is not None:
