@@ -122,11 +122,15 @@ def main() -> None:
     rounds = [_run_round(rows, arguments.workers, kill=arguments.kill) for _ in range(arguments.repeats)]
     print(f"\n{'':12}{'wall s':>10}{'CPU s':>10}{'passes: wall s':>16}{'CPU s':>10}{'of threads':>12}")
     for name in rounds[0].times:
-        times = [(*phases.total, *phases.passes) for phases in (done.times[name] for done in rounds)]
-        ratios = [done.times[name].passes[1] / done.times["threads"].passes[1] for done in rounds]
+        times = [
+            (*phases.total, *phases.passes) for phases in (one_round.times[name] for one_round in rounds)
+        ]
+        ratios = [
+            one_round.times[name].passes[1] / one_round.times["threads"].passes[1] for one_round in rounds
+        ]
         wall, cpu, passes_wall, passes_cpu = (median(values) for values in zip(*times, strict=True))
         print(f"{name:12}{wall:10.1f}{cpu:10.1f}{passes_wall:16.1f}{passes_cpu:10.1f}{median(ratios):12.2f}")
-    sys.exit(0 if all(done.is_same for done in rounds) else 1)
+    sys.exit(0 if all(one_round.is_same for one_round in rounds) else 1)
 
 
 class Round(NamedTuple):
