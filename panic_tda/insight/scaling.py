@@ -46,9 +46,9 @@ _SAMPLE_NUMBERS = 1 << 26
 """Most numbers of a sample: drawing one takes some 16 bytes for each."""
 _PAIR_BYTES = 40
 """Memory of the client for a pair of tiles: the schedule, and sorting it."""
-_WORKER_SECONDS = 2.2
-"""Processor time of a new worker process for loading libraries and compiled code: 1.3 s until it is
-connected, and 0.9 s in its first tasks."""
+_WORKER_SECONDS = 1.9
+"""Processor time of a new worker process for loading libraries and compiled code: 1.1 s until it is
+connected, and 0.8 s in its first tasks."""
 _ATTRACTOR_ROWS = 240
 _SEED = 0
 
