@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from panic_tda.arrays import device as device_memory
@@ -15,6 +16,7 @@ DEVICE_BYTES = 1 << 30
 def dask_setup(_worker: Any) -> None:
     cuda.unavailable_reason = lambda: None
     cuda.allocatable_bytes = lambda: DEVICE_BYTES
+    cuda.identify = lambda: os.environ[cuda.VISIBLE]
     device_memory._import_memory_error = lambda: MemoryError
     for module in (tasks, device_blocks):
         module.device_library = lambda: namespace

@@ -144,21 +144,28 @@ class WorkerDevice(NamedTuple):
         Reason why the worker has no device; None if it has one.
     free_bytes : int
         Device memory that a task may take.
+    uuid : str
+        Identifies the device.
     """
 
     n_threads: int
     reason: str | None
     free_bytes: int = 0
+    uuid: str = ""
 
 
 def describe_device(dask_worker: Any) -> WorkerDevice:
     """Describe the CUDA device on which the worker that runs this would compute."""
     n_threads, reason = dask_worker.state.nthreads, cuda.unavailable_reason()
-    return WorkerDevice(n_threads, reason, 0 if reason else device_blocks.count_free_bytes())
+    if reason is not None:
+        return WorkerDevice(n_threads, reason)
+    return WorkerDevice(n_threads, None, device_blocks.count_free_bytes(), cuda.identify())
 
 
 def have_devices(answers: Mapping[str, Any]) -> bool:
-    """Return whether every worker can compute on a CUDA device; warn if only some of them can.
+    """Return whether every worker can compute on a CUDA device.
+
+    Warn if only some of them can, or if two have the same one.
 
     Parameters
     ----------
@@ -174,7 +181,23 @@ def have_devices(answers: Mapping[str, Any]) -> bool:
             "no CUDA device is used: %d of %d workers cannot compute on one (worker %s: %s)",
             len(unusable), len(answers), worker, reason,
         )  # fmt: skip
+    if not unusable:
+        _warn_of_shared_devices(answers)
     return not unusable
+
+
+def _warn_of_shared_devices(answers: Mapping[str, WorkerDevice]) -> None:
+    """Warn if workers see the same device, each of which would count the memory of all as its own."""
+    workers: dict[str, list[str]] = {}
+    for worker, answer in answers.items():
+        workers.setdefault(answer.uuid, []).append(worker)
+    for uuid, sharing in workers.items():
+        if len(sharing) > 1:
+            _log.warning(
+                "workers %s use the same CUDA device (UUID %s), and may run out of its memory: start one "
+                "worker for each device, with CUDA_VISIBLE_DEVICES or `dask cuda worker`",
+                ", ".join(sharing), uuid,
+            )  # fmt: skip
 
 
 def require_devices(answers: Mapping[str, Any], device_bytes: int) -> None:

@@ -142,5 +142,11 @@ def _print_workers_plan(
         with dask_executor.connect(scheduler, use_devices=False) as executor:
             workers = executor.slots
     with display.make_progress(ended=logging.DEBUG) as progress:
-        plan = scaling.plan_workers(*shape, workers or 1, parameters=clustering_parameters, progress=progress)
+        plan = scaling.plan_workers(
+            *shape,
+            workers or 1,
+            are_local=scheduler is None,
+            parameters=clustering_parameters,
+            progress=progress,
+        )
     terminal.print_data(plan.to_dict() if as_json else rendering.workers_text(plan, common.table_width()))

@@ -147,6 +147,14 @@ def devices() -> list[CudaDevice]:
     return visible
 
 
+def identify() -> str:
+    """Return the UUID of the current device, which another process that sees the device reads too."""
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    return bytes(runtime.getDeviceProperties(runtime.getDevice())["uuid"]).hex()
+
+
 def versions() -> tuple[str, str] | None:
     """Return the latest CUDA version that the driver supports, and that of the runtime; None without CUDA."""
     if unavailable_reason() is not None:

@@ -1,11 +1,12 @@
 """Predict the time of a fit that Dask workers share, by a closed formula from one timed sample.
 
-    start + passes · (1 + 0.9 / tiles of a block) / slots + tasks · 10 ms + bytes / (slots · 200 MB/s)
-    + client
+    start + (passes + tasks · 25 ms + bytes / (1 GB/s)) / slots + bytes / (slots · 200 MB/s)
+    + tasks · 10 ms + client
 
-The passes over all pairs of tiles are shared; everything else is done by the client, the process of the
-command. The sample, random rows with clusters and a spectrum like that of captions, is fitted here without
-workers (`costs`).
+The passes over all pairs of tiles are shared, with what each task adds: the bytes that it reads and packs,
+and thresholds that it learns anew. Everything else is done by the client, the process of the command. Workers
+of this machine share its cores (`predict_local`). The sample, random rows with clusters and a spectrum like
+that of captions, is fitted here without workers (`costs`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from panic_tda.clustering.tiled import axes, host, neighbours, pass_work
 from panic_tda.clustering.tiled.blocks import divide_tiles
 from panic_tda.clustering.tiled.sharing import estimate_task_bytes
 from panic_tda.devices import cuda
+from panic_tda.devices.machine import available_cores
 from panic_tda.insight.costs import Costs, measure, rows_to_measure
 from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Float32Array
 
-_BLOCK_OVERHEAD = 0.9
-"""Additional time of tasks, which learn thresholds anew, of blocks of one tile; it falls with their tiles.
+_WORKER_TASK_SECONDS, _WORKER_BYTES_PER_SECOND = 0.025, 1e9
+"""Processor time of a worker for a task, and the bytes that it reads and packs in a second of it.
 
-Measured at 384 dimensions, in times of a fit without tasks: 1.15 with 4 tiles a block, 1.11 with 8, 1.05 with
-16.
+Measured at 384 dimensions with 1 and 2 workers, in addition to a fit without tasks: 0.6 and 1.3 s for 27,000
+rows, 0.4 and 1.2 s for 54,000.
 """
 _TASK_SECONDS = 0.01
 """Time of the client and the scheduler for a task."""
@@ -44,8 +46,9 @@ _SAMPLE_NUMBERS = 1 << 26
 """Most numbers of a sample: drawing one takes some 16 bytes for each."""
 _PAIR_BYTES = 40
 """Memory of the client for a pair of tiles: the schedule, and sorting it."""
-_WORKER_SECONDS = 1.5
-"""Processor time of a new worker process for loading libraries and compiled code."""
+_WORKER_SECONDS = 1.9
+"""Processor time of a new worker process for loading libraries and compiled code: 1.1 s until it is
+connected, and 0.8 s in its first tasks."""
 _ATTRACTOR_ROWS = 240
 _SEED = 0
 
@@ -73,6 +76,10 @@ class WorkersPlan:
         Bytes that all tasks read.
     file_bytes, task_bytes, client_bytes : int
         Bytes of the files of a pass, of a task in a worker's memory, and of the client's memory.
+    local_seconds : float or None
+        Seconds if the workers are processes of this machine and share its cores; None if they are not.
+    n_devices : int
+        CUDA devices of this machine, of which such workers would take one each; 0 if they are others.
     """
 
     n_rows: int
@@ -91,6 +98,8 @@ class WorkersPlan:
     file_bytes: int
     task_bytes: int
     client_bytes: int
+    local_seconds: float | None = None
+    n_devices: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `plan-clustering --rows --json` prints, of plain values."""
@@ -102,6 +111,7 @@ def plan_workers(
     n_features: int,
     slots: int,
     *,
+    are_local: bool = False,
     parameters: ClusteringParameters | None = None,
     progress: Progress | None = None,
 ) -> WorkersPlan:
@@ -113,13 +123,28 @@ def plan_workers(
         Shape of the rows.
     slots : int
         Tasks that run at the same time, each on a core of its own like those of this machine.
+    are_local : bool
+        Whether they may be processes of this machine; their time is then predicted too.
     parameters : ClusteringParameters, optional
         Parameters of the clustering; default values if not given.
     progress : Progress, optional
         Receives the phases.
     """
     costs = measure_sample(n_rows, n_features, parameters=parameters, progress=progress)
-    return predict(costs, n_rows, slots, parameters=parameters)
+    plan = predict(costs, n_rows, slots, parameters=parameters)
+    if not are_local:
+        return plan
+    return replace(plan, local_seconds=predict_local(plan, available_cores()), n_devices=cuda.count())
+
+
+def predict_local(plan: WorkersPlan, n_cores: int) -> float:
+    """Predict the seconds of a fit whose workers are processes of one machine with so many cores."""
+    workers_of_a_core = max(1.0, plan.slots / n_cores)
+    return (
+        plan.seconds
+        + (workers_of_a_core - 1) * (plan.pass_seconds + plan.read_seconds)
+        + max(0.0, workers_of_a_core * _WORKER_SECONDS - plan.start_seconds)
+    )
 
 
 def measure_sample(
@@ -149,7 +174,6 @@ def predict(
     n_tiles = -(-n_rows // host.TILE_ROWS)
     blocks = np.diff(divide_tiles(n_tiles, slots))
     passes = sum(seconds for phase, seconds in work.items() if phase in pass_work.PASSES)
-    passes *= 1 + _BLOCK_OVERHEAD / float(blocks.mean())
     alone = {phase: seconds for phase, seconds in work.items() if phase not in pass_work.PASSES}
     entries = n_rows * neighbours.list_length(n_rows, min_samples)
     n_pairs = n_tiles * (n_tiles + 1) // 2
@@ -159,6 +183,7 @@ def predict(
     file_bytes = 4 * n_rows * (d + (n_axes + 1 if axes.bound_saves_time(n_axes, d) else 0))
     # Each block is read once for each block, itself included, in each pass.
     bytes_read = len(pass_work.PASSES) * len(blocks) * file_bytes
+    passes += n_tasks * _WORKER_TASK_SECONDS + bytes_read / _WORKER_BYTES_PER_SECOND
     parts = {
         "start_seconds": max(costs.start, _WORKER_SECONDS),
         "pass_seconds": passes / slots,
@@ -185,6 +210,7 @@ def predict(
         file_bytes=file_bytes,
         task_bytes=estimate_task_bytes((n_rows, d), min_samples, slots, host.TILE_ROWS),
         client_bytes=costs.placement.backend.bytes_needed(n_rows, d, options) + n_pairs * _PAIR_BYTES,
+        n_devices=0,
         **parts,
     )
 

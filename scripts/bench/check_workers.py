@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Cluster rows by threads of one process and by Dask workers; compare the results, the time and the memory.
 
-The table at the end has the processor time of the passes over all pairs of rows: of the workers, and of this
-process while they run. Workers have loaded their libraries and compiled code before. Give it a machine with
-nothing else to do.
+The rows have the spectrum of captions, 384 dimensions. The table at the end has the processor time of all
+processes in the passes over all pairs of rows, and its ratio to that of threads. Workers have loaded their
+libraries and compiled code before. With --repeats, threads and workers take turns, and the table has medians.
+Give it a machine with nothing else to do.
 
 With --kill, a worker is ended by SIGKILL once in each pass. Labels, probabilities, medoids, core distances
 and the sorted heights of the tree must be identical. Exit 0: identical; 1: not.
 
-Usage: check_workers.py [--rows N] [--dimensions D] [--workers W ...] [--kill]
+Usage: check_workers.py [--rows N] [--workers W ...] [--repeats R] [--kill]
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import numpy as np
-from bench_data import trajectories
+from bench import read_parquet
+from bench_data import trajectories_at_once
+from million import CAPTIONS
 
 from panic_tda.clustering import dask_executor
 from panic_tda.clustering.placement import choose_placement
@@ -71,48 +75,86 @@ class Counted:
 
 
 class Phases(Silent):
-    """Records the wall time and the processor time of this process in each phase."""
+    """Records the wall time and the processor time, of this process and of all workers, in each phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Counted | None) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}
-        self._began: tuple[str, float, float] | None = None
+        self._executor = executor
+        self._began: tuple[str, float, float, dict[int, tuple[float, int]]] | None = None
 
     def phase(self, name: str, total: float | None = None) -> None:
-        now = time.perf_counter(), time.process_time()
+        now, cpu, workers = time.perf_counter(), time.process_time(), _ask_workers(self._executor)
         if self._began is not None:
-            last, wall, cpu = self._began
-            before = self.seconds.get(last, (0.0, 0.0))
-            self.seconds[last] = before[0] + now[0] - wall, before[1] + now[1] - cpu
-        self._began = name, *now
+            last, last_now, last_cpu, last_workers = self._began
+            wall, spent = self.seconds.get(last, (0.0, 0.0))
+            # A worker that was started meanwhile has used all its time since.
+            in_workers = math.fsum(
+                seconds - last_workers.get(pid, (0.0, 0))[0] for pid, (seconds, _) in workers.items()
+            )
+            self.seconds[last] = wall + now - last_now, spent + cpu - last_cpu + in_workers
+        self._began = name, time.perf_counter(), time.process_time(), workers
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """Return the wall time and the processor time of the passes over all pairs of rows."""
+        wall, cpu = zip(*(self.seconds[phase] for phase in _PASSES), strict=True)
+        return math.fsum(wall), math.fsum(cpu)
+
+    @property
+    def total(self) -> tuple[float, float]:
+        """Return the wall time and the processor time of all phases."""
+        wall, cpu = zip(*self.seconds.values(), strict=True)
+        return math.fsum(wall), math.fsum(cpu)
 
 
 def main() -> None:
     """Cluster, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--kill", action="store_true")
     arguments = parser.parse_args()
-    rows = trajectories(arguments.rows, arguments.dimensions)
-    print(f"{arguments.rows:,} × {arguments.dimensions}, load {os.getloadavg()[0]:.1f}", flush=True)
+    captions = read_parquet(CAPTIONS, "vector")
+    rows = trajectories_at_once(arguments.rows, captions.shape[1], like=captions)
+    print(f"{len(rows):,} × {rows.shape[1]}, load {os.getloadavg()[0]:.1f}", flush=True)
     _cluster(rows[:_WARM_ROWS], Silent(), None)
-    alone, first = _report("threads", rows, None)
-    same, lines = True, [first]
-    for count in arguments.workers:
-        with dask_executor.start_workers(count) as executor:
-            _cluster(rows[:_WARM_ROWS], Silent(), executor)
-            shared, line = _report(f"{count} workers", rows, Counted(executor, kill=arguments.kill))
-        differing = [name for name, values in _results(alone).items() if values != _results(shared)[name]]
-        print(f"  differs in {', '.join(differing)}" if differing else "  identical", flush=True)
-        same = same and not differing
-        lines.append(line)
+    rounds = [_run_round(rows, arguments.workers, kill=arguments.kill) for _ in range(arguments.repeats)]
     print(f"\n{'':12}{'wall s':>10}{'CPU s':>10}{'passes: wall s':>16}{'CPU s':>10}{'of threads':>12}")
-    for name, *values in lines:
-        wall, cpu, passes_wall, passes_cpu = values
-        ratio = passes_cpu / first[4]
-        print(f"{name:12}{wall:10.1f}{cpu:10.1f}{passes_wall:16.1f}{passes_cpu:10.1f}{ratio:12.2f}")
-    sys.exit(0 if same else 1)
+    for name in rounds[0].times:
+        times = [
+            (*phases.total, *phases.passes) for phases in (one_round.times[name] for one_round in rounds)
+        ]
+        ratios = [
+            one_round.times[name].passes[1] / one_round.times["threads"].passes[1] for one_round in rounds
+        ]
+        wall, cpu, passes_wall, passes_cpu = (median(values) for values in zip(*times, strict=True))
+        print(f"{name:12}{wall:10.1f}{cpu:10.1f}{passes_wall:16.1f}{passes_cpu:10.1f}{median(ratios):12.2f}")
+    sys.exit(0 if all(one_round.is_same for one_round in rounds) else 1)
+
+
+class Round(NamedTuple):
+    """Times of threads and of workers, and whether all results were identical."""
+
+    times: dict[str, Phases]
+    is_same: bool
+
+
+def _run_round(rows: np.ndarray, counts: list[int], *, kill: bool) -> Round:
+    """Cluster by threads and by each number of workers."""
+    alone, phases = _report("threads", rows, None)
+    times, is_same = {"threads": phases}, True
+    for count in counts:
+        name = f"{count} {'worker' if count == 1 else 'workers'}"
+        with dask_executor.start_workers(count) as executor:
+            # Twice, so that no worker is left out by chance.
+            for _ in range(2):
+                _cluster(rows[:_WARM_ROWS], Silent(), executor)
+            shared, times[name] = _report(name, rows, Counted(executor, kill=kill))
+        differing = [key for key, values in _results(alone).items() if values != _results(shared)[key]]
+        print(f"  differs in {', '.join(differing)}" if differing else "  identical", flush=True)
+        is_same = is_same and not differing
+    return Round(times, is_same)
 
 
 def _cluster(rows: np.ndarray, progress: Progress, executor: Any) -> Clustering:
@@ -122,28 +164,17 @@ def _cluster(rows: np.ndarray, progress: Progress, executor: Any) -> Clustering:
         return cluster_rows(rows.copy(), requested, progress, placement=placement, executor=executor)
 
 
-def _report(
-    name: str, rows: np.ndarray, executor: Counted | None
-) -> tuple[Clustering, tuple[str, float, float, float, float]]:
-    """Cluster and print; return the clustering, and a line of the table."""
-    progress = Phases()
-    before = _ask_workers(executor)
-    wall, cpu = time.perf_counter(), time.process_time()
-    clustering = _cluster(rows, progress, executor)
-    progress.phase("")
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    after = _ask_workers(executor)
-    in_workers = math.fsum(seconds - before.get(pid, (0.0, 0))[0] for pid, (seconds, _) in after.items())
-    print(f"{name}: {wall:.1f} s, processor time {cpu + in_workers:.1f} s ({in_workers:.1f} s in workers)")
-    print(
-        "  " + ", ".join(f"{phase} {wall:.1f}/{cpu:.1f}" for phase, (wall, cpu) in progress.seconds.items())
-    )
+def _report(name: str, rows: np.ndarray, executor: Counted | None) -> tuple[Clustering, Phases]:
+    """Cluster, and print the time of each phase and the memory of the workers."""
+    phases = Phases(executor)
+    clustering = _cluster(rows, phases, executor)
+    phases.phase("")
+    print("{}: {:.1f} s, CPU {:.1f} s".format(name, *phases.total))
+    print("  " + ", ".join(f"{phase} {wall:.1f}/{cpu:.1f}" for phase, (wall, cpu) in phases.seconds.items()))
     if executor is not None:
-        peaks = [peak // 2**20 for _, peak in after.values()]
+        peaks = [peak // 2**20 for _, peak in _ask_workers(executor).values()]
         print(f"  {executor.n_tasks} tasks, {executor.n_killed} workers killed, peak MiB of workers {peaks}")
-    passes = [progress.seconds[phase] for phase in _PASSES]
-    passes_wall, passes_cpu = (math.fsum(values) for values in zip(*passes, strict=True))
-    return clustering, (name, wall, cpu + in_workers, passes_wall, passes_cpu + in_workers)
+    return clustering, phases
 
 
 def _ask_workers(executor: Counted | None) -> dict[int, tuple[float, int]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -160,6 +162,21 @@ def test_workers_take_no_more_memory_than_is_said(local: Any, tmp_path: Path) ->
     task_bytes = estimate_task_bytes(rows.shape, options.min_samples, local.slots, tile_rows)
     growth = max(after[worker] - n_bytes for worker, n_bytes in before.items())
     assert rows.nbytes / 4 < growth < task_bytes
+
+
+def count_page_faults(_task: int) -> int:
+    """Return the pages that the system gives this process for arrays that it frees at once."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        np.ones(1 << 20, dtype=np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not that of GNU")
+def test_workers_use_freed_memory_again(local: Any) -> None:
+    """By Dask's setting of the allocator, each array of a MiB would take 256 new pages."""
+    for _, n_faults in local.map(count_page_faults, range(2)):
+        assert n_faults < 100 * 256 / 4
 
 
 def test_a_killed_worker_loses_nothing(local: Any, rows: np.ndarray, tree: SpanningTree) -> None:

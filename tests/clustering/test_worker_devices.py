@@ -20,7 +20,7 @@ from tests.stand_in_worker import DEVICE_BYTES
 pytest.importorskip("distributed", reason="the extra dask is not installed")
 dask = pytest.importorskip("dask")
 pytestmark = pytest.mark.xdist_group("dask")
-WITH_DEVICE, WITHOUT = WorkerDevice(1, None, 1 << 30), WorkerDevice(1, "CuPy is not installed")
+WITH_DEVICE, WITHOUT = WorkerDevice(1, None, 1 << 30, "3"), WorkerDevice(1, "CuPy is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +37,35 @@ def read_visible_devices() -> str:
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
+def see_device(number: str) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = number
+
+
 def count_kept_bytes() -> int:
     return int(KEPT_SHARE * DEVICE_BYTES) - open_cache().free_bytes
 
 
-def test_each_worker_computes_on_a_device_of_its_own(workers: Any) -> None:
+def test_each_worker_computes_on_a_device_of_its_own(workers: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert workers.on_device
+    with caplog.at_level(logging.WARNING):
+        assert dask_executor.DaskExecutor(workers._client, "workers", use_devices=True).on_device
+    assert caplog.text == ""
     assert sorted(workers._client.run(read_visible_devices).values()) == ["3", "5"]
     rows = make_rows(600)
     assert_same(fit(rows, executor=workers), fit(rows))
     kept_bytes = workers._client.run(count_kept_bytes).values()
     assert 0 < max(kept_bytes) <= KEPT_SHARE * DEVICE_BYTES
+
+
+def test_workers_that_see_the_same_device_are_named(workers: Any, caplog: pytest.LogCaptureFixture) -> None:
+    before = workers._client.run(read_visible_devices)
+    workers._client.run(see_device, "3")
+    with caplog.at_level(logging.WARNING):
+        dask_executor.DaskExecutor(workers._client, "workers", use_devices=True)
+    for worker, device in before.items():
+        workers._client.run(see_device, device, workers=[worker])
+    assert "use the same CUDA device (UUID 3)" in caplog.text
+    assert all(worker in caplog.text for worker in before)
 
 
 def test_workers_with_too_little_device_memory_are_refused(workers: Any, tmp_path: Path) -> None:
@@ -68,7 +86,7 @@ def test_workers_with_too_little_device_memory_are_refused(workers: Any, tmp_pat
 def test_devices_are_used_if_every_worker_has_one_alone(
     second_answer: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert worker_checks.have_devices({"a": WITH_DEVICE, "b": WITH_DEVICE})
+    assert worker_checks.have_devices({"a": WITH_DEVICE, "b": WITH_DEVICE._replace(uuid="5")})
     assert not worker_checks.have_devices({"a": WITHOUT, "b": WITHOUT})
     assert caplog.text == ""
     with caplog.at_level(logging.WARNING):

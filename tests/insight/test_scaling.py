@@ -14,6 +14,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.executor import ThreadExecutor
 from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.devices import cuda
 from panic_tda.insight import scaling
 from panic_tda.insight.costs import Costs, PhaseTime
 from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
@@ -67,8 +68,8 @@ def test_the_parts_follow_the_formula(costs: Costs) -> None:
     assert plan.task_seconds == pytest.approx(0.01 * plan.n_tasks)
     assert plan.read_seconds == pytest.approx(plan.bytes_read / (16 * 200e6))
     work = costs.predict_work(3_000_000)
-    # Blocks of nearly 24 tiles.
-    assert plan.pass_seconds == pytest.approx((work["neighbours"] + work["verify"]) * 1.0375 / 16, rel=0.01)
+    in_tasks = 0.025 * plan.n_tasks + plan.bytes_read / 1e9
+    assert plan.pass_seconds == pytest.approx((work["neighbours"] + work["verify"] + in_tasks) / 16)
     # The process of the command alone has the hierarchy, and merging.
     assert plan.client_seconds > work["hierarchy"]
     assert scaling.predict(costs, 3_000_000, 32).pass_seconds == pytest.approx(
@@ -76,13 +77,34 @@ def test_the_parts_follow_the_formula(costs: Costs) -> None:
     )
 
 
-def test_overhead_falls_with_the_size_of_blocks(costs: Costs) -> None:
-    """Times of tasks in times of a fit without: 1.15 of 4 tiles a block, 1.11 of 8, 1.05 of 16."""
-    without = replace(costs, start=0.0)
-    for n_rows, slots, overhead in ((16_384, 2, 1.2), (65_536, 2, 1.06), (3_000_000, 16, 1.04)):
-        passes = sum(without.predict_work(n_rows)[name] for name in ("neighbours", "verify"))
-        plan = scaling.predict(without, n_rows, slots)
-        assert plan.pass_seconds * slots / passes == pytest.approx(overhead, abs=0.03)
+@pytest.mark.parametrize(
+    ("n_rows", "slots", "measured"), [(27_000, 1, 0.6), (27_000, 2, 1.3), (54_000, 1, 0.4), (54_000, 2, 1.2)]
+)
+def test_the_time_that_tasks_add_is_that_of_measured_fits(
+    costs: Costs, n_rows: int, slots: int, measured: float
+) -> None:
+    costs = replace(costs, n_features=384)
+    passes = sum(costs.predict_work(n_rows)[name] for name in ("neighbours", "verify"))
+    plan = scaling.predict(costs, n_rows, slots)
+    assert plan.pass_seconds * slots - passes == pytest.approx(measured, abs=0.5)
+
+
+def test_workers_of_one_machine_share_its_cores(costs: Costs) -> None:
+    plan = scaling.predict(costs, 64_000, 4)
+    assert scaling.predict_local(plan, 4) == plan.seconds
+    # Start, passes and reading take twice as long; the other parts are those of this process.
+    twice = 2 * (plan.start_seconds + plan.pass_seconds + plan.read_seconds)
+    alone = plan.task_seconds + plan.client_seconds
+    assert scaling.predict_local(plan, 2) == pytest.approx(twice + alone)
+
+
+def test_the_command_names_the_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "count", lambda: 2)
+    arguments = ["plan-clustering", "--rows", "1500", "--features", "16", "--workers", "3"]
+    text = " ".join(invoke(*arguments).stdout.split())
+    assert "This machine has 2 CUDA devices" in text
+    assert "one worker a device" in text
+    assert "--devices none" in text
 
 
 def test_the_command_prints_the_estimate() -> None:

@@ -148,6 +148,8 @@ def workers_text(plan: WorkersPlan, width: int) -> str:
         ("loading compiled code", plan.start_seconds),
         ("all", plan.seconds),
     ]
+    if plan.local_seconds is not None and plan.local_seconds > plan.seconds:
+        times.append(("all, with the workers on this machine, whose cores they share", plan.local_seconds))
     memory = [
         ("each task of a worker", plan.task_bytes),
         ("this process", plan.client_bytes),
@@ -166,4 +168,9 @@ def workers_text(plan: WorkersPlan, width: int) -> str:
             ("memory of", [(name, format_bytes(size)) for name, size in memory]),
         )
     ]
+    if plan.n_devices:
+        basis += (
+            f" This machine has {plan.n_devices} CUDA {pluralize(plan.n_devices, 'device')}: here, "
+            "cluster-embeddings --workers uses one worker a device. This estimate is for --devices none."
+        )
     return "\n\n".join([*tables, paragraph(basis, min(width, PIPE_COLUMNS))])

@@ -62,7 +62,7 @@ def fill_lists(
     if is_done.all():
         return layout
     files = writer.write(layout.order)
-    bounds = divide_tiles(layout.n_tiles, executor.slots)
+    bounds = divide_tiles(layout.n_tiles, executor.slots, on_device=executor.on_device)
     groups = group_pairs(pairs, np.flatnonzero(~is_done), bounds)
 
     def make_tasks(chosen: list[IntArray]) -> Iterator[NeighbourTask]:

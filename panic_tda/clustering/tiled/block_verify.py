@@ -107,7 +107,8 @@ class BlockVerifier:
             return at.tree, False
         files = self._writer.write(order)
         current = _CurrentTree(at.tree, at.leaves, self._cores, self._starts)
-        bounds = divide_tiles(len(self._starts) - 1, self._executor.slots)
+        n_tiles, executor = len(self._starts) - 1, self._executor
+        bounds = divide_tiles(n_tiles, executor.slots, on_device=executor.on_device)
         groups = group_pairs(pairs, np.flatnonzero(~is_done), bounds)
         within = np.concatenate([np.empty(0, dtype=np.int64), *groups.within])
 

@@ -225,10 +225,11 @@ class TiledBackend:
                 space = build_lifted_space(vectors)
             else:
                 space = build_space(xp, vectors, self._n_axes(n, xp), rng)
+            writer = sharing.open_writer(space, options, folder)
             stage = self._load_stage(options, _INITIAL_TREE, vectors.shape) or self._build_initial_tree(
-                space, weights, options, team, rng, folder
+                space, weights, options, team, rng, writer
             )
-            tree = self._minimize_tree(space, stage.cores, stage.tree, options, team, folder)
+            tree = self._minimize_tree(space, stage.cores, stage.tree, options, team, writer)
             if options.executor is not None and options.executor.on_device:
                 # Devices sum in another order than processors. What is stored does not depend on the workers.
                 tree = minimum_forest(n, forest.measure(space, stage.cores, (tree.u, tree.v), team))
@@ -299,10 +300,11 @@ class TiledBackend:
         options: FitOptions,
         team: Workers,
         rng: np.random.Generator,
-        shared: Path | None,
+        writer: RowWriter | None,
     ) -> _Stage:
         searched_space = space if self.settings.bound_neighbours else replace(space, bounded=False)
-        writer = sharing.open_writer(searched_space, options, shared)
+        if writer is not None:
+            writer.space = searched_space
         where, lists = self._find_neighbours(searched_space, options, team, rng, writer)
         nearer = self._make_nearer_lists(space.vectors.shape, options) if options.keep_neighbours else None
         cores, n_searched = measure_core_distances(
@@ -410,7 +412,7 @@ class TiledBackend:
         tree: Edges,
         options: FitOptions,
         team: Workers,
-        shared: Path | None,
+        writer: RowWriter | None,
     ) -> Edges:
         space = space if self.settings.bound_verify else replace(space, bounded=False)
         settings: dict[str, Any] = {
@@ -420,10 +422,10 @@ class TiledBackend:
             "checkpoint": options.checkpoint,
         }
         verifier: verify.Verifier | BlockVerifier
-        writer = sharing.open_writer(space, options, shared)
         if options.executor is None or writer is None:
             verifier = verify.Verifier(space, cores, team=team, **settings)
         else:
+            writer.space = space
             verifier = BlockVerifier(space, cores, executor=options.executor, writer=writer, **settings)
         tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)

@@ -101,7 +101,7 @@ class RowWriter:
     Parameters
     ----------
     space : Space
-        n rows in host memory.
+        n rows in host memory. It may be replaced by one with the same rows and coordinates.
     folder : Path
         Folder that all workers see.
     on_device : bool

@@ -79,7 +79,8 @@ def estimate_task_bytes(
     """
     n, d = shape
     n_tiles = len(tile_starts(n, tile_rows)) - 1
-    block_tiles = int(np.diff(divide_tiles(n_tiles, slots)).max())
+    on_device = estimate is tasks.estimate_device_bytes
+    block_tiles = int(np.diff(divide_tiles(n_tiles, slots, on_device=on_device)).max())
     return estimate(
         min(tile_rows, n),
         min(2 * block_tiles, n_tiles),

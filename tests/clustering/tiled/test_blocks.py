@@ -10,6 +10,7 @@ import pytest
 
 from panic_tda.clustering.tiled import kernels
 from panic_tda.clustering.tiled.blocks import (
+    MOST_DEVICE_TILES,
     MOST_TILES,
     divide_tiles,
     group_pairs,
@@ -27,12 +28,15 @@ def rows_of(n: int, d: int) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("n_tiles", "slots"), [(1, 8), (2, 1), (100, 1), (100, 16), (5, 1000)])
-def test_blocks_hold_every_tile_and_keep_all_slots_busy(n_tiles: int, slots: int) -> None:
-    bounds = divide_tiles(n_tiles, slots)
+@pytest.mark.parametrize(("n_tiles", "slots"), [(1, 8), (2, 1), (100, 1), (100, 16), (5, 1000), (5000, 8)])
+@pytest.mark.parametrize(("on_device", "most_tiles"), [(False, MOST_TILES), (True, MOST_DEVICE_TILES)])
+def test_blocks_hold_every_tile_and_keep_all_slots_busy(
+    n_tiles: int, slots: int, on_device: bool, most_tiles: int
+) -> None:
+    bounds = divide_tiles(n_tiles, slots, on_device=on_device)
     sizes = np.diff(bounds)
     assert (bounds[0], bounds[-1]) == (0, n_tiles)
-    assert 1 <= sizes.min() <= sizes.max() <= min(MOST_TILES, sizes.min() + 1)
+    assert 1 <= sizes.min() <= sizes.max() <= min(most_tiles, sizes.min() + 1)
     assert len(sizes) * (len(sizes) + 1) // 2 >= slots or len(sizes) == n_tiles
 
 
