@@ -195,9 +195,9 @@ def buffer_bytes(tile_rows: int, longest_row: int) -> int:
     return within + pair_kernels.buffer_bytes(slots, longest_row) + edges
 
 
-def packed_bytes(n_coordinates: int) -> int:
+def packed_bytes(n_coordinates: int, n_rows: int = 0) -> int:
     """Return the bytes of the packed values and, by slot, of the row, core distance and merge heights."""
-    return panels.packed_bytes(n_coordinates) + 44
+    return panels.packed_bytes(n_coordinates, n_rows) + 44
 
 
 def list_bytes(length: int) -> int:
