@@ -10,8 +10,9 @@ int16    pairs of values in words of 32 bits, multiplied and added by one instru
          32-bit sums: twice the speed of float32. On processors with VNNI, the compiler replaces it and the
          addition after it by `vpdpwssd`.
 float32  products and sums in single precision, in vector code for any processor.
-int8     four values in a word, multiplied by `vpmaddubsw` and added in 16 bits: twice the speed of int16, but
-         coarser. It only says whether a block has any pair that may reach a threshold; int16 says which.
+int8     four values in a word, multiplied by `vpmaddubsw` and added in 16 bits, long rows by segments: twice
+         the speed of int16, but coarser. It only says whether a block has any pair that may reach a
+         threshold; int16 says which.
 
 `PANIC_TDA_KERNEL` chooses between them by name. `int8` means int8 first and int16 after it; it is the default
 where `vpdpwssd`, which is as fast, is missing.
@@ -281,10 +282,10 @@ def _generate_coarse_block(context: Any, builder: Any, signature: Any, arguments
     # Most points are one segment, whose sums stay in registers.
     step, length = builder.phi(_I64), ir.Constant(_I64, PANEL)
     earlier = [[builder.phi(form.vector) for _ in range(_VECTORS)] for _ in range(ROWS)]
+    left = builder.add(left, builder.mul(builder.mul(step, words), length))
     with_sums = builder.add(words, ir.Constant(_I64, 1))
-    offsets = (builder.mul(builder.mul(step, size), length) for size in (words, with_sums))
-    sides = builder.add(left, next(offsets)), builder.add(right, next(offsets))
-    more = _generate_segment(form, panels, sides, words)
+    right = builder.add(right, builder.mul(builder.mul(step, with_sums), length))
+    more = _generate_segment(form, panels, (left, right), words)
     added = [
         [builder.add(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(earlier, more, strict=True)
     ]

@@ -8,7 +8,8 @@ and returns how many strips are done.
 
 Where the bound by axes leaves more than one pair of rows in sixteen, whole rows take the place of the axes:
 both tiles are packed, and the micro-kernel looks at the strip once more. A single product or distance costs
-as much as a dozen of the micro-kernel's.
+as much as a dozen of the micro-kernel's. Where most pairs of tiles are such, the verify pass packs
+whole rows instead of the axes (`improving_edges.estimate_candidates`).
 """
 
 from __future__ import annotations
