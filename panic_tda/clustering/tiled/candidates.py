@@ -82,10 +82,10 @@ def find_candidates_compiled(
         if not live[1][right_panel]:
             continue
         right = (pair[1] * tile_panels + right_panel) * words * PANEL
-        coarse_right = (pair[1] * tile_panels + right_panel) * (coarse.words + 1) * PANEL
+        coarse_right = (pair[1] * tile_panels + right_panel) * coarse.segments * (coarse.words + 1) * PANEL
         for left_panel in range(strip[0], strip[1]):
             left = (pair[0] * tile_panels + left_panel) * words * PANEL
-            coarse_left = (pair[0] * tile_panels + left_panel) * coarse.words * PANEL
+            coarse_left = (pair[0] * tile_panels + left_panel) * coarse.segments * coarse.words * PANEL
             for i in range(0, PANEL, ROWS):
                 row = left_panel * PANEL + i
                 if not live[0][row // ROWS]:
@@ -93,8 +93,8 @@ def find_candidates_compiled(
                 if coarse.in_use:
                     n_blocks += 1
                     if not may_reach(
-                        coarse.left, coarse_left + i, coarse.right, coarse_right, coarse.words,
-                        coarse.lower_groups, row // ROWS, coarse.lower_columns, column,
+                        coarse.left, coarse_left + i, coarse.right, coarse_right, coarse.segments,
+                        coarse.words, coarse.lower_groups, row // ROWS, coarse.lower_columns, column,
                     ):  # fmt: skip
                         continue
                     n_left += 1

@@ -9,9 +9,9 @@ whose roundings ‖e‖ and ‖e'‖ are at most E, `proof` shows that
 where N bounds ‖p‖. Rows with a larger rounding error are *rough*: their blocks are never ruled out.
 
 The instruction multiplies bytes without a sign by bytes with one, and adds two products in 16 bits. So 128 is
-added to every value of the row form, and every sum begins with what this adds to it, negative: a word of two
-sums stands before the others in the column form. The scales are such that no sum of two products saturates,
-and none of all exceeds 16 bits.
+added to the values of the row form, and 128 times the sum of the column form is subtracted at the beginning.
+No sum of two products saturates. Long points are cut into *segments*, whose sums fit into 16 bits, and are
+added in 32 bits. Rows with a segment that is too long for that are rough as well.
 """
 
 from __future__ import annotations
@@ -35,12 +35,20 @@ _LARGEST_COLUMN_PAIR = 128
 """Sum of the absolute values of the two values of the column form that are multiplied at once: the sum of
 their products with at most 255 is below 2¹⁵."""
 _LARGEST_SUM = 32_767
+_NEVER = 2.0**31 - 1
+"""A threshold above every sum; its negative is below every sum."""
 _DEVIATIONS = 5.2
 """Standard deviations of a turned coordinate that are packed without clipping: larger ones are rare."""
+_SEGMENT_DEVIATIONS = 4.5
+"""Standard deviations of the length of a turned segment up to which a row is not rough."""
 _SPARE_ROUNDING = 0.52
 """Excess over the usual rounding error up to which a row is not rough: four standard deviations of it."""
-_SEED = 0
-_CHUNK_PANELS = 512
+_UNDIVIDED_WORDS, _SEGMENT_WORDS = 40, 16
+"""Words of a point up to which it is one segment, and most words of each of several segments."""
+_ROWS_PER_COORDINATE = 16
+"""Rows per coordinate below which packing points of several segments takes longer than what they save."""
+_SEED, _SPARE_TURNS = 0, 2
+_CHUNK_PANELS = 64
 _WASTED_STRIPS = 16
 """Strips that are compared without the coarse level after one of which it left more than half."""
 
@@ -50,14 +58,16 @@ class CoarsePanels(NamedTuple):
 
     Attributes
     ----------
+    segments : int
+        Of a packed point.
     words : int
-        Of a packed point, four values each; 0 if there is no coarse level.
-    left : (slots * words,) int32
+        Of a segment, four values each; 0 if there is no coarse level.
+    left : (slots * segments * words,) int32
         Row form.
-    right : (slots * (words + 1),) int32
-        Column form, after a word with the initial sums.
+    right : (slots * segments * (words + 1),) int32
+        Column form; a word with the initial sums precedes each segment.
     is_rough : (slots,) bool
-        Rows with a large rounding error.
+        Rows with a large rounding error, or a long segment.
     square : float
         S·S'.
     error : float
@@ -66,6 +76,7 @@ class CoarsePanels(NamedTuple):
         What a product of points may lack to that of the rows.
     """
 
+    segments: int
     words: int
     left: Int32Array
     right: Int32Array
@@ -82,7 +93,7 @@ class CoarseLevel(NamedTuple):
     ----------
     in_use : bool
         Whether blocks are looked at by it.
-    words, left, right
+    segments, words, left, right
         See `CoarsePanels`.
     lower_groups, lower_columns : (slots of a tile,) int32
         Smallest threshold of each group of rows of the first tile, and thresholds of the second one.
@@ -91,6 +102,7 @@ class CoarseLevel(NamedTuple):
     """
 
     in_use: bool
+    segments: int
     words: int
     left: Int32Array
     right: Int32Array
@@ -99,8 +111,41 @@ class CoarseLevel(NamedTuple):
     counts: IntArray
 
 
-def choose_scales(n_coordinates: int, largest_norm: float) -> tuple[float, float]:
-    """Choose the scales of the row form and of the column form.
+class _Scales(NamedTuple):
+    """Conversion of turned coordinates into both forms.
+
+    Attributes
+    ----------
+    row, column : float
+        S and S'.
+    rounding : float
+        E.
+    row_square, column_square : float
+        Largest sum of the squares of the values that one sum of 16 bits takes, in the two forms.
+    """
+
+    row: float
+    column: float
+    rounding: float
+    row_square: float
+    column_square: float
+
+
+def saves_time(n_rows: int, n_coordinates: int) -> bool:
+    """Return whether the level saves more time than packing takes."""
+    is_short = divide(n_coordinates)[0] == 1
+    return microkernels.COARSE and (is_short or n_rows >= _ROWS_PER_COORDINATE * n_coordinates)
+
+
+def divide(n_coordinates: int) -> tuple[int, int]:
+    """Return the segments of a point, and the words of a segment."""
+    words = -(-n_coordinates // 4)
+    segments = 1 if words <= _UNDIVIDED_WORDS else -(-words // _SEGMENT_WORDS)
+    return segments, -(-words // segments)
+
+
+def choose_scales(n_coordinates: int, largest_norm: float) -> _Scales:
+    """Choose the scales of both forms, so that few rows are rough.
 
     Parameters
     ----------
@@ -109,13 +154,37 @@ def choose_scales(n_coordinates: int, largest_norm: float) -> tuple[float, float
     largest_norm : float
         Bound of the norms of the points, N.
     """
-    deviation = largest_norm * min(1.0, _DEVIATIONS / n_coordinates**0.5)
+    m, n_summed = n_coordinates, 2 * divide(n_coordinates)[1]
+    deviation = largest_norm * min(1.0, _DEVIATIONS / m**0.5)
     row, column = _LARGEST_ROW_VALUE / deviation, _LARGEST_COLUMN_PAIR / (2**0.5 * deviation)
-    # (S·N + √m/2)·(S'·N + √m/2) is at most 2¹⁵ - 1.
-    rest = n_coordinates**0.5 / 2
-    while (row * largest_norm + rest) * (column * largest_norm + rest) > _LARGEST_SUM:
+    # Of the values that one sum takes, every other pair of a segment, and of their rounding errors.
+    length = largest_norm * min(1.0, (n_summed / m) ** 0.5 + _SEGMENT_DEVIATIONS / (2 * m) ** 0.5)
+    rest = n_summed**0.5 / 2
+    while (row * length + rest) * (column * length + rest) > _LARGEST_SUM:
         row, column = 0.99 * row, 0.99 * column
-    return row, column
+    # The product of both limits is the square of the largest sum.
+    squares = _LARGEST_SUM * row / column, _LARGEST_SUM * column / row
+    return _Scales(row, column, (m / 12) ** 0.5 + _SPARE_ROUNDING, *squares)
+
+
+def choose_rotation(n_coordinates: int) -> tuple[IntArray, FloatArray]:
+    """Return a rotation as turns of two coordinates each.
+
+    After log₂(m) steps of random pairs, every coordinate depends on all others: no data make it large but by
+    chance. A random matrix would do the same in m²/2 turns.
+
+    Returns
+    -------
+    pairs : (steps, m // 2, 2) int64
+        Coordinates that are turned together.
+    signs : (steps, m // 2, 2) float64
+        Cosine and sine, ±√½.
+    """
+    rng = np.random.default_rng(_SEED)
+    steps = n_coordinates.bit_length() + _SPARE_TURNS
+    pairs = np.stack([rng.permutation(n_coordinates)[: n_coordinates // 2 * 2] for _ in range(steps)])
+    pairs = pairs.reshape(steps, -1, 2)
+    return pairs, rng.choice([-1.0, 1.0], size=pairs.shape) * 0.5**0.5
 
 
 def pack_coarse(
@@ -137,82 +206,117 @@ def pack_coarse(
         Threads.
     """
     m = points.shape[1]
-    words, scales = -(-m // 4), choose_scales(m, largest_norm)
-    # Random directions: no data make coordinates on them large but by chance.
-    rotation = np.linalg.qr(np.random.default_rng(_SEED).standard_normal((m, m)))[0]
-    rounding = (m / 12) ** 0.5 + _SPARE_ROUNDING
-    error = 1.001 * (largest_norm * sum(scales) * rounding + rounding**2) + 1
-    left = np.empty(len(rows) * words, dtype=np.int32)
-    right = np.empty(len(rows) * (words + 1), dtype=np.int32)
+    (segments, words), scales, rotation = divide(m), choose_scales(m, largest_norm), choose_rotation(m)
+    rounding = scales.rounding
+    error = 1.001 * (largest_norm * (scales.row + scales.column) * rounding + rounding**2) + 1
+    left = np.empty(len(rows) * segments * words, dtype=np.int32)
+    right = np.empty(len(rows) * segments * (words + 1), dtype=np.int32)
     is_rough = np.zeros(len(rows), dtype=np.bool_)
+    packed = CoarsePanels(segments, words, left, right, is_rough, scales.row * scales.column, error, slack)
 
     def pack_panels(panels: slice) -> None:
-        slots = slice(panels.start * PANEL, panels.stop * PANEL)
-        chosen = rows[slots]
-        turned = points[chosen].astype(np.float64) @ rotation
-        turned[chosen < 0] = 0
-        by_panel = slice(slots.start * words, slots.stop * words)
-        with_sums = slice(slots.start * (words + 1), slots.stop * (words + 1))
-        _pack(turned, scales, rounding, left[by_panel], right[with_sums], is_rough[slots])
+        _pack(points, rows, panels.start, panels.stop, rotation, scales, packed)
 
     team.chunks(pack_panels, len(rows) // PANEL, largest=_CHUNK_PANELS)
-    return CoarsePanels(words, left, right, is_rough, scales[0] * scales[1], error, slack)
+    return packed
 
 
 def no_coarse_panels() -> CoarsePanels:
     """Return what stands for the packed points where there is no coarse level."""
     empty = np.empty(0, dtype=np.int32)
-    return CoarsePanels(0, empty, empty, np.empty(0, dtype=np.bool_), 0.0, 0.0, 0.0)
+    return CoarsePanels(0, 0, empty, empty, np.empty(0, dtype=np.bool_), 0.0, 0.0, 0.0)
 
 
 def coarse_bytes(n_coordinates: int) -> int:
-    """Return the bytes of a point in both forms on this machine, and of its mark."""
-    return 4 * (2 * -(-n_coordinates // 4) + 1) + 1 if microkernels.COARSE else 0
+    """Return the bytes of a point in both forms, and of its mark."""
+    segments, words = divide(n_coordinates)
+    return 4 * segments * (2 * words + 1) + 1
+
+
+@compiled
+def turn(values: FloatArray, rotation: tuple[IntArray, FloatArray]) -> None:
+    """Rotate the columns of an (m, PANEL) matrix in place."""
+    pairs, signs = rotation
+    for step in range(len(pairs)):
+        for pair in range(pairs.shape[1]):
+            first, second = values[pairs[step, pair, 0]], values[pairs[step, pair, 1]]
+            cosine, sine = signs[step, pair]
+            for i in range(PANEL):
+                x, y = first[i], second[i]
+                first[i], second[i] = cosine * x - sine * y, sine * x + cosine * y
 
 
 @compiled
 def _pack(
-    turned: FloatArray,
-    scales: tuple[float, float],
-    rounding: float,
-    left: Int32Array,
-    right: Int32Array,
-    is_rough: BoolArray,
+    points: Float32Array,
+    rows: Int32Array,
+    begin: int,
+    end: int,
+    rotation: tuple[IntArray, FloatArray],
+    scales: _Scales,
+    packed: CoarsePanels,
 ) -> None:
-    """Pack turned points in both forms."""
-    n, m = turned.shape
-    words = -(-m // 4)
-    row_line, column_line = np.zeros(4 * words, dtype=np.uint8), np.zeros(4 * words, dtype=np.int8)
-    row_words, column_words = row_line.view(np.int32), column_line.view(np.int32)
-    initial = np.zeros(2, dtype=np.int16)
-    for i in range(n):
-        row_line[:] = _OFFSET
-        row_square = column_square = 0.0
-        sums = np.zeros(2, dtype=np.int64)
-        for k in range(m):
-            exact = turned[i, k] * scales[0]
-            value = min(max(np.rint(exact), -_LARGEST_ROW_VALUE), _LARGEST_ROW_VALUE)
-            row_line[k] = np.int64(value) + _OFFSET
-            row_square += (exact - value) ** 2
-            exact = turned[i, k] * scales[1]
-            largest = _LARGEST_COLUMN_PAIR - 1.0
-            if k % 2 == 1:
-                largest = min(largest, _LARGEST_COLUMN_PAIR - abs(np.float64(column_line[k - 1])))
-            value = min(max(np.rint(exact), -largest), largest)
-            column_line[k] = np.int64(value)
-            column_square += (exact - value) ** 2
-            sums[k // 2 % 2] += np.int64(value)
-        is_rough[i] = max(row_square, column_square) > rounding**2
-        for half in range(2):
-            # The lowest 16 bits, as sums of 16 bits wrap around.
-            wrapped = -_OFFSET * sums[half] & 0xFFFF
-            initial[half] = wrapped - 0x10000 if wrapped > 0x7FFF else wrapped
-        at = i // PANEL * words * PANEL + i % PANEL
-        with_sums = i // PANEL * (words + 1) * PANEL + i % PANEL
-        right[with_sums] = initial.view(np.int32)[0]
-        for word in range(words):
-            left[at + word * PANEL] = row_words[word]
-            right[with_sums + (word + 1) * PANEL] = column_words[word]
+    """Pack the points of panels `begin` to `end` in both forms; each inner loop is over the rows of one."""
+    segments, words = packed.segments, packed.words
+    turned = np.zeros((segments * words * 4, PANEL))
+    values = np.empty(PANEL, dtype=np.int32)
+    largest = np.full(PANEL, _LARGEST_ROW_VALUE, dtype=np.int32)
+    # A column's value and the one before it are multiplied at once.
+    largest_column = np.full(PANEL, _LARGEST_COLUMN_PAIR - 1, dtype=np.int32)
+    row_squares, column_squares = np.empty((3, PANEL)), np.empty((3, PANEL))
+    sums = np.empty((2, PANEL), dtype=np.int32)
+    for panel in range(begin, end):
+        for i in range(PANEL):
+            row = rows[panel * PANEL + i]
+            for k in range(points.shape[1]):
+                turned[k, i] = points[row, k] if row >= 0 else 0.0
+        turn(turned[: points.shape[1]], rotation)
+        is_rough = packed.is_rough[panel * PANEL : (panel + 1) * PANEL]
+        row_squares[2], column_squares[2] = 0.0, 0.0
+        for segment in range(segments):
+            row_squares[:2], column_squares[:2], sums[:] = 0.0, 0.0, 0
+            left = (panel * segments + segment) * words * PANEL
+            right = (panel * segments + segment) * (words + 1) * PANEL
+            packed.left[left : left + words * PANEL] = 0
+            packed.right[right : right + (words + 1) * PANEL] = 0
+            for k in range(4 * words):
+                line, half, shift = turned[segment * 4 * words + k], k // 2 % 2, 8 * (k % 4)
+                _round(line, scales.row, largest, values, row_squares[half], row_squares[2])
+                for i in range(PANEL):
+                    packed.left[left + k // 4 * PANEL + i] |= (values[i] + _OFFSET) << shift
+                _round(line, scales.column, largest_column, values, column_squares[half], column_squares[2])
+                for i in range(PANEL):
+                    used = max(1, (1 - k % 2) * abs(values[i]))
+                    largest_column[i] = _LARGEST_COLUMN_PAIR - used
+                    sums[half, i] += values[i]
+                    packed.right[right + (1 + k // 4) * PANEL + i] |= (values[i] & 0xFF) << shift
+            for i in range(PANEL):
+                # The lowest 16 bits of each, as sums of 16 bits wrap around.
+                packed.right[right + i] = (
+                    -_OFFSET * sums[0, i] & 0xFFFF | (-_OFFSET * sums[1, i] & 0xFFFF) << 16
+                )
+                is_rough[i] |= max(row_squares[0, i], row_squares[1, i]) > scales.row_square
+                is_rough[i] |= max(column_squares[0, i], column_squares[1, i]) > scales.column_square
+        for i in range(PANEL):
+            is_rough[i] |= max(row_squares[2, i], column_squares[2, i]) > scales.rounding**2
+
+
+@compiled
+def _round(
+    line: FloatArray,
+    scale: float,
+    largest: Int32Array,
+    values: Int32Array,
+    squares: FloatArray,
+    error_squares: FloatArray,
+) -> None:
+    """Round scaled coordinates to at most `largest`, and add the squares of the values and of the errors."""
+    for i in range(PANEL):
+        exact = line[i] * scale
+        value = min(max(np.rint(exact), np.float64(-largest[i])), np.float64(largest[i]))
+        values[i] = np.int32(value)
+        squares[i] += value * value
+        error_squares[i] += (exact - value) ** 2
 
 
 @compiled
@@ -236,9 +340,8 @@ def pack_coarse_thresholds(
     """
     for i in range(len(lower)):
         value = np.floor(coarse.square * (np.float64(lower[i]) - coarse.slack) - coarse.error)
-        # No sum is outside of these limits.
-        value = max(min(value, _LARGEST_SUM + 1.0), -_LARGEST_SUM - 1.0)
-        packed = -_LARGEST_SUM - 1 if coarse.is_rough[first + i] else np.int64(value)
+        value = -_NEVER if coarse.is_rough[first + i] else max(min(value, _NEVER), -_NEVER)
+        packed = np.int64(value)
         group = i // group_rows
         out[group] = packed if i % group_rows == 0 else min(out[group], packed)
 
@@ -261,12 +364,15 @@ def begin_level(coarse: CoarsePanels, lower: Array, counts: IntArray) -> CoarseL
             counts[2] -= 1
         counts[:2] = 0
     in_use = coarse.words > 0 and counts[2] == 0
-    return CoarseLevel(in_use, coarse.words, coarse.left, coarse.right, lower[0], lower[1], counts)
+    return CoarseLevel(
+        in_use, coarse.segments, coarse.words, coarse.left, coarse.right, lower[0], lower[1], counts
+    )
 
 
 @compiled
 def without_use(level: CoarseLevel) -> CoarseLevel:
     """Return a level that rules nothing out."""
     return CoarseLevel(
-        False, level.words, level.left, level.right, level.lower_groups, level.lower_columns, level.counts
-    )
+        False, level.segments, level.words, level.left, level.right, level.lower_groups, level.lower_columns,
+        level.counts,
+    )  # fmt: skip

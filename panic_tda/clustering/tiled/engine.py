@@ -16,15 +16,17 @@ from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, list_bytes
 from panic_tda.clustering.state_files import Form
-from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, sharing, verify
+from panic_tda.clustering.tiled import axes, device, forest, host, layout, neighbours, sharing, verify
 from panic_tda.clustering.tiled.block_neighbours import fill_lists
 from panic_tda.clustering.tiled.block_verify import BlockVerifier
 from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
+from panic_tda.clustering.tiled.improving_edges import estimate_candidates
 from panic_tda.clustering.tiled.joining import Search, join_components
+from panic_tda.clustering.tiled.pair_kernels import DENSE_SHARE
 from panic_tda.clustering.tiled.space import build_lifted_space, build_space, select_kernels
 from panic_tda.clustering.tiled.state_checks import check_nearer_rows, check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
-from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
+from panic_tda.clustering.trees import Edges, concatenate, dendrogram_order, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
@@ -51,6 +53,8 @@ _ROW_BYTES = 160
 """Bytes per row for core distances, the initial tree and its order, candidates, and sorting them."""
 _DEVICE_ROW_BYTES = 64
 """Bytes per row on a device: weights, core distances, merge heights and their maxima, positions."""
+_MOST_PACKED_BYTES = 1 << 29
+"""Packed whole rows up to which the verify pass packs all of them, where the axes reject few pairs."""
 _GROUP_ROWS = 32
 """Fewest rows of a group that is joined to the others by a search beyond the neighbour lists.
 
@@ -390,9 +394,11 @@ class TiledBackend:
         buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, d)
         # The passes run one after the other, and each frees its tiles at its end.
         buffers = max(buffers, batch_bytes(work, d, min_samples) if length < n - 1 else 0)
-        return int(
-            n * (work.list_bytes(length) + nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers
-        )
+        held = n * work.list_bytes(length)
+        if not options.on_device and options.metric != EUCLIDEAN and self.settings.n_axes is None:
+            # The verify pass begins when the lists are gone.
+            held = max(held, self._packed_rows_bytes(n, d))
+        return int(held + n * (nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers)
 
     def _build_tree_from_neighbours(
         self, search: Search, lists: Lists, rng: np.random.Generator, progress: Progress
@@ -414,7 +420,8 @@ class TiledBackend:
         team: Workers,
         writer: RowWriter | None,
     ) -> Edges:
-        space = space if self.settings.bound_verify else replace(space, bounded=False)
+        if not self.settings.bound_verify or self._prefers_rows(space, cores, tree, options, team):
+            space = replace(space, bounded=False)
         settings: dict[str, Any] = {
             "tile_rows": self._tile_rows(space.xp, options),
             "progress": options.progress,
@@ -430,6 +437,26 @@ class TiledBackend:
         tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)
         return tree
+
+    def _prefers_rows(
+        self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
+    ) -> bool:
+        """Return whether the verify pass compares whole rows, because the axes would reject too few pairs."""
+        if not space.bounded or space.xp is not np or options.executor is not None:
+            return False
+        if self.settings.n_axes is not None or not self._packed_rows_bytes(*space.vectors.shape):
+            return False
+        limit = options.memory_limit
+        if limit is not None and self.memory(space, options, team) > limit:
+            return False
+        share = estimate_candidates(space, cores, dendrogram_order(len(cores), tree))
+        _log.debug("the axes leave %.1e of the pairs of the verify pass", share)
+        return share > DENSE_SHARE
+
+    def _packed_rows_bytes(self, n_rows: int, n_features: int) -> int:
+        """Return the bytes of packed whole rows, or 0 where they are too large to be packed all at once."""
+        n_bytes = n_rows * host.packed_bytes(n_features, n_rows)
+        return n_bytes if n_bytes <= _MOST_PACKED_BYTES else 0
 
 
 def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:

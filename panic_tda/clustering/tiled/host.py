@@ -49,6 +49,8 @@ class Scanner:
         self._space = space
         strip, d = min(_STRIP_ROWS, tile_rows), space.factors[0].shape[1]
         self._products = np.empty(strip * tile_rows, dtype=np.float32)
+        # Products of the rows of a tile, which only the neighbour pass holds at once.
+        self._tile = np.empty(0, dtype=np.float32)
         # A kernel writes its next pair before it knows whether to keep it.
         self._pair_indices = np.empty(strip * tile_rows + 8, dtype=np.int32)
         self._sims = np.empty(strip * tile_rows + 8, dtype=np.float32)
@@ -58,7 +60,16 @@ class Scanner:
 
     def nearest(self, rows: Int32Array, best: int) -> Iterator[CandidatePairs]:
         """Find the `best` largest products of every row, and those equal to the last."""
-        for first, products in self._strips(rows):
+        n = len(rows)
+        if len(self._tile) < n * n:
+            self._tile = np.empty(n * n, dtype=np.float32)
+        tile = self._tile[: n * n].reshape(n, n)
+        for first, upper in self._strips(rows):
+            # Each product once: those with the rows before the strip are in the tile already.
+            stop = first + len(upper)
+            tile[first:stop, first:] = upper
+            tile[stop:, first:stop] = upper[:, stop - first :].T
+            products = tile[first:stop]
             pair_indices = self._pair_indices[
                 : kernels.collect_best(products, first, best, self._pair_indices)
             ]
@@ -73,7 +84,7 @@ class Scanner:
         # The merge height before the first row belongs to the pairs with the tiles before.
         finite = np.where(np.isfinite(merge_heights), merge_heights, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
-        for first, products in self._strips(rows, upper=True):
+        for first, products in self._strips(rows):
             n_pairs = kernels.collect_within(products, first, lower, merge_heights, cores, self._pair_indices)
             pair_indices, height = self._pair_indices[:n_pairs], np.empty(n_pairs)
             n_pairs = kernels.filter_improving_within(
@@ -82,16 +93,16 @@ class Scanner:
             i, j = np.divmod(pair_indices[:n_pairs].astype(np.int64), len(rows))
             yield ImprovingEdges(i, j, height[:n_pairs])
 
-    def _strips(self, rows: Int32Array, *, upper: bool = False) -> Iterator[tuple[int, Float32Array]]:
-        """Multiply some rows at a time with all; yield the local index of the first, and the products.
+    def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
+        """Multiply some rows at a time with themselves and those after them.
 
-        With `upper`, rows are not multiplied with those before the first.
+        Yields the local index of the first, and the products.
         """
         n, (left_rows, right_rows) = len(rows), self._space.factors
         right = self._right[:n]
         kernels.take(right_rows, rows, right)
         for part in slices(n, _STRIP_ROWS):
-            height, others = part.stop - part.start, right[part.start :] if upper else right
+            height, others = part.stop - part.start, right[part.start :]
             left = self._left[:height]
             products = self._products[: height * len(others)].reshape(height, len(others))
             kernels.take(left_rows, rows[part], left)
@@ -189,15 +200,15 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
     """Return the bytes of rows, products, pairs and edges, within a tile and between two."""
     strip, slots = min(_STRIP_ROWS, tile_rows), -(-tile_rows // PANEL) * PANEL
-    within = 4 * (3 * strip * tile_rows + (strip + tile_rows) * longest_row)
+    within = 4 * (3 * strip * tile_rows + tile_rows**2 + (strip + tile_rows) * longest_row)
     pairs = pair_kernels.capacity(slots)
     edges = _EDGE_BYTES * (max(strip * tile_rows, pairs) + _THIN_OUT)
     return within + pair_kernels.buffer_bytes(slots, longest_row) + edges
 
 
-def packed_bytes(n_coordinates: int) -> int:
+def packed_bytes(n_coordinates: int, n_rows: int = 0) -> int:
     """Return the bytes of the packed values and, by slot, of the row, core distance and merge heights."""
-    return panels.packed_bytes(n_coordinates) + 44
+    return panels.packed_bytes(n_coordinates, n_rows) + 44
 
 
 def list_bytes(length: int) -> int:

@@ -34,8 +34,11 @@ from panic_tda.clustering.trees import DendrogramOrder, Edges, RangeMaxima, conc
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from panic_tda.clustering.tiled.contract import ImprovingEdges, Scanner
+    from panic_tda.clustering.tiled.contract import ImprovingEdges, Scanner, Space
     from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
+
+_SEED, _SAMPLE_ROWS = 0, 512
+"""Of `estimate_candidates`."""
 
 
 def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, starts: IntArray) -> ByPosition:
@@ -86,6 +89,22 @@ def edges_within(scanner: Scanner, tiles: ByPosition, tile: int) -> Edges:
     return forest_of(
         rows, rows, scanner.find_improving_within(rows, tiles.merge_heights[part], tiles.cores[part])
     )
+
+
+def estimate_candidates(space: Space, cores: FloatArray, leaves: DendrogramOrder) -> float:
+    """Estimate the share of pairs of rows that the bound by axes cannot reject, from a sample of rows."""
+    size = min(_SAMPLE_ROWS, len(cores))
+    positions = np.sort(np.random.default_rng(_SEED).choice(len(cores), size, replace=False))
+    rows = leaves.order[positions]
+    # From each position of the sample to the next one; a path maximum is the largest of those between.
+    steps = np.maximum.reduceat(leaves.gaps[1 : positions[-1] + 1], positions[:-1])
+    heights = np.zeros((size, size))
+    for i in range(size - 1):
+        heights[i, i + 1 :] = np.maximum.accumulate(steps[i:])
+    products = space.coordinates[rows] @ space.coordinates[rows].T.copy()
+    is_candidate = (heights > cores[rows][:, None]) & (heights > cores[rows])
+    is_candidate &= products >= 1 - heights * heights / 2
+    return float(np.mean(is_candidate[np.triu_indices(size, 1)]))
 
 
 def find_unpruned_rows(cores: tuple[Array, Array], heights: tuple[Array, Array]) -> tuple[Array, Array]:

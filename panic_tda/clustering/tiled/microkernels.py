@@ -10,8 +10,9 @@ int16    pairs of values in words of 32 bits, multiplied and added by one instru
          32-bit sums: twice the speed of float32. On processors with VNNI, the compiler replaces it and the
          addition after it by `vpdpwssd`.
 float32  products and sums in single precision, in vector code for any processor.
-int8     four values in a word, multiplied by `vpmaddubsw` and added in 16 bits: twice the speed of int16, but
-         coarser. It only says whether a block has any pair that may reach a threshold; int16 says which.
+int8     four values in a word, multiplied by `vpmaddubsw` and added in 16 bits, long rows by segments: twice
+         the speed of int16, but coarser. It only says whether a block has any pair that may reach a
+         threshold; int16 says which.
 
 `PANIC_TDA_KERNEL` chooses between them by name. `int8` means int8 first and int16 after it; it is the default
 where `vpdpwssd`, which is as fast, is missing.
@@ -248,16 +249,17 @@ def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) 
 
 
 def _declare_may_reach(  # type: ignore[no-untyped-def]
-    typing_context, left_bytes, left, right_bytes, right, words, lower_groups, group, lower_columns, column
-):
+    typing_context, left_bytes, left, right_bytes, right, segments, words, lower_groups, group, lower_columns,
+    column,
+):  # fmt: skip
     """Return 0 if no pair of a block reaches a threshold by its sum of int8 products.
 
     `left` and `right` are the offsets of the block's first row and column in `coarse.CoarsePanels`, whose
-    right form has a word with the initial sums before the others. `lower_groups` has the smallest threshold
-    of each group of rows.
+    right form has a word with the initial sums before each segment of `words` words. `lower_groups` has the
+    smallest threshold of each group of rows.
     """
     long = types.int64
-    arguments = (left_bytes, long, right_bytes, long, long, lower_groups, long, lower_columns, long)
+    arguments = (left_bytes, long, right_bytes, long, long, long, lower_groups, long, lower_columns, long)
     return long(*arguments), _generate_coarse_block
 
 
@@ -270,20 +272,58 @@ def _generate_coarse_block(context: Any, builder: Any, signature: Any, arguments
     def pointer(number: int) -> Any:
         return context.make_array(signature.args[number])(context, builder, arguments[number]).data
 
-    form, right = _Bytes(builder), arguments[3]
-    lanes = [ir.Constant(_I64, lane) for lane in range(0, COLUMNS, LANES)]
-    initial = [form.load(pointer(2), builder.add(right, lane)) for lane in lanes]
-    sides = arguments[1], builder.add(right, ir.Constant(_I64, PANEL))
-    sums = _generate_sums(form, (pointer(0), pointer(2)), sides, arguments[4], initial)
-    smallest = form.spread(pointer(5), arguments[6])
+    form, panels = _Bytes(builder), (pointer(0), pointer(2))
+    _, left, _, right, segments, words, _, group, _, column = arguments
+    totals = _generate_segment(form, panels, (left, right), words)
+    before, loop, after = builder.block, builder.append_basic_block("segments"), builder.append_basic_block()
+    several = builder.icmp_signed(">", segments, ir.Constant(_I64, 1))
+    builder.cbranch(several, loop, after)
+    builder.position_at_end(loop)
+    # Most points are one segment, whose sums stay in registers.
+    step, length = builder.phi(_I64), ir.Constant(_I64, PANEL)
+    earlier = [[builder.phi(form.vector) for _ in range(_VECTORS)] for _ in range(ROWS)]
+    left = builder.add(left, builder.mul(builder.mul(step, words), length))
+    with_sums = builder.add(words, ir.Constant(_I64, 1))
+    right = builder.add(right, builder.mul(builder.mul(step, with_sums), length))
+    more = _generate_segment(form, panels, (left, right), words)
+    added = [
+        [builder.add(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(earlier, more, strict=True)
+    ]
+    following = builder.add(step, ir.Constant(_I64, 1))
+    builder.cbranch(builder.icmp_signed("<", following, segments), loop, after)
+    step.add_incoming(ir.Constant(_I64, 1), before)
+    step.add_incoming(following, builder.block)
+    last = builder.block
+    builder.position_at_end(after)
+    for i in range(ROWS):
+        for j in range(_VECTORS):
+            earlier[i][j].add_incoming(totals[i][j], before)
+            earlier[i][j].add_incoming(added[i][j], last)
+            total = builder.phi(form.vector)
+            total.add_incoming(totals[i][j], before)
+            total.add_incoming(added[i][j], last)
+            totals[i][j] = total
+    smallest = form.spread(pointer(6), group)
     bits = []
-    for j, lane in enumerate(lanes):
-        largest = form.add_halves(sums[0][j])
+    for j in range(_VECTORS):
+        largest = totals[0][j]
         for i in range(1, ROWS):
-            largest = form.larger(largest, form.add_halves(sums[i][j]))
-        lower = form.load(pointer(7), builder.add(arguments[8], lane))
+            largest = form.larger(largest, totals[i][j])
+        lower = form.load(pointer(8), builder.add(column, ir.Constant(_I64, j * LANES)))
         bits.append(form.reaches(largest, form.smaller(smallest, lower)))
     return _join_bits(builder, bits)
+
+
+def _generate_segment(
+    form: _Bytes, panels: tuple[Any, Any], sides: tuple[Any, Any], words: Any
+) -> list[list[Any]]:
+    """Generate the sums of one segment in 32 bits; they begin as the word before its columns says."""
+    b, (left, right) = form.builder, sides
+    lanes = [ir.Constant(_I64, lane) for lane in range(0, COLUMNS, LANES)]
+    initial = [form.load(panels[1], b.add(right, lane)) for lane in lanes]
+    sides = left, b.add(right, ir.Constant(_I64, PANEL))
+    sums = _generate_sums(form, panels, sides, words, initial)
+    return [[form.add_halves(total) for total in row] for row in sums]
 
 
 def _generate_comparison(

@@ -6,9 +6,10 @@ the verify pass. They do so for a *strip* of a pair of tiles at a time: `_STRIP_
 tile and all of the second. A call ends early when the buffers may not hold the candidates of another strip,
 and returns how many strips are done.
 
-Where the bound by axes leaves more than one pair of rows in `_DENSE`, whole rows take the place of the axes:
+Where the bound by axes leaves more than one pair of rows in sixteen, whole rows take the place of the axes:
 both tiles are packed, and the micro-kernel looks at the strip once more. A single product or distance costs
-as much as a dozen of the micro-kernel's.
+as much as a dozen of the micro-kernel's. Where most pairs of tiles are such, the verify pass packs
+whole rows instead of the axes (`improving_edges.estimate_candidates`).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _SPARE = 1 << 15
 """Pairs that a buffer holds beyond those of a strip."""
 _PAIR_BYTES, _SLOT_BYTES = 16, 72
 """Of a pair in the buffers; thresholds and merge heights of a slot of both tiles."""
-_DENSE = 16
-"""One candidate in so many pairs of rows: above that, whole rows are looked at."""
+DENSE_SHARE = 1 / 16
+"""Share of candidates among the pairs of rows above which whole rows are looked at."""
 _NO_TILE = -1
 
 
@@ -273,7 +274,7 @@ def _find_candidates(
     limit = len(out[0])
     if panels.bounded:
         groups = np.sum(buffers.unpruned_row_groups[part[0] * PANEL // ROWS : part[1] * PANEL // ROWS])
-        limit = int(groups * np.sum(buffers.unpruned_column_groups)) * ROWS * COLUMNS // _DENSE
+        limit = int(groups * np.sum(buffers.unpruned_column_groups) * ROWS * COLUMNS * DENSE_SHARE)
     lower = buffers.lower[0], buffers.lower[1]
     level = begin_level(panels.coarse, buffers.coarse_lower, buffers.coarse_counts)
     n_candidates = find_candidates(

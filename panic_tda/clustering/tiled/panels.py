@@ -23,7 +23,13 @@ import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.tiled import microkernels
-from panic_tda.clustering.tiled.coarse import CoarsePanels, coarse_bytes, no_coarse_panels, pack_coarse
+from panic_tda.clustering.tiled.coarse import (
+    CoarsePanels,
+    coarse_bytes,
+    no_coarse_panels,
+    pack_coarse,
+    saves_time,
+)
 from panic_tda.clustering.tiled.microkernels import PANEL
 
 if TYPE_CHECKING:
@@ -41,8 +47,6 @@ _ROUNDING = 1.01
 _NEVER = 2.0**31 - 1
 """A threshold above every sum."""
 _CHUNK_PANELS = 512
-_MOST_COARSE_WORDS = 80
-"""Words of int16 above which points are not packed as int8, whose margin grows with the coordinates."""
 
 
 class Packing(NamedTuple):
@@ -146,10 +150,10 @@ def packed_words(n_coordinates: int, is_integer: bool) -> int:
     return -(-n_coordinates // 2) if is_integer else n_coordinates
 
 
-def packed_bytes(n_coordinates: int) -> int:
-    """Return the bytes of a packed point on this machine."""
-    words = packed_words(n_coordinates, microkernels.INTEGERS)
-    return 4 * words + (coarse_bytes(n_coordinates) if words <= _MOST_COARSE_WORDS else 0)
+def packed_bytes(n_coordinates: int, n_rows: int = 0) -> int:
+    """Return the bytes of a packed point on this machine, of `n_rows` points that are packed."""
+    n_bytes = 4 * packed_words(n_coordinates, microkernels.INTEGERS)
+    return n_bytes + (coarse_bytes(n_coordinates) if saves_time(n_rows, n_coordinates) else 0)
 
 
 def empty_values(n_panels: int, packing: Packing) -> Array:
@@ -191,7 +195,7 @@ def pack(space: Space, layout: Layout, team: Workers, use_integers: bool | None 
 
         team.chunks(pack_panels, n_panels, largest=_CHUNK_PANELS)
     mirror, coarse = 0 if space.lifted is None else len(sizes), no_coarse_panels()
-    if microkernels.COARSE and packing.is_integer and packing.words <= _MOST_COARSE_WORDS and not mirror:
+    if packing.is_integer and not mirror and saves_time(len(layout.order), space.compared.shape[1]):
         coarse = pack_coarse(space.compared, rows, norm, packing.slack, team)
     return Panels(
         values, packing, row_packing, space.bounded, tile_panels, rows, slots, mirror, space.factors, coarse

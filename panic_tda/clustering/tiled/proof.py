@@ -52,11 +52,13 @@ unless two heights lie just that far apart.
 
    and thresholds are lowered by that, and rounded, as above. A block is ruled out only when the largest sum
    of every column is below the smaller one of that column's threshold and the smallest of the rows': then no
-   pair of it reaches the smaller threshold of its own two. A rough row has a threshold below every sum.
+   pair of it reaches the smaller threshold of its own two. A rough row has a threshold below every sum, and
+   its own sums, right or wrong, can only make the largest of a column larger.
    A byte of the row form is l + 128, of 1 to 255, and |r_k| + |r_k+1| ≤ 128, so that no sum of two products
-   saturates. Sums of 16 bits wrap around, and begin with -128·Σr: what is left modulo 2¹⁶ is a part of l·r'
-   (the terms of one lane), at most ‖l‖·‖r'‖ ≤ (S·N + √m/2)·(S'·N + √m/2) < 2¹⁵ in absolute value: clipping
-   only makes values smaller.
+   saturates. Sums of 16 bits wrap around, and begin with -128·Σr over the values that they take: those of
+   one lane in one segment. What is left modulo 2¹⁶ is Σ l·r' over these values, in absolute value at most the
+   root of Σ l²·Σ r'². For rows that are not rough, both sums of squares are measured, and their product is at
+   most (2¹⁵ - 1)². The sums of all lanes and segments are added in 32 bits.
 
    *Levels.* Whether a strip of pairs is looked at by int8 first, by points or by whole rows does not matter:
    each keeps every pair that can matter, and what decides about a candidate is the same.

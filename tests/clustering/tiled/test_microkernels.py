@@ -26,7 +26,7 @@ long, values = types.int64, types.Array(types.int32, 1, "C")
 pair, live = types.UniTuple(long, 2), types.UniTuple(types.Array(types.boolean, 1, "C"), 2)
 sides, hits = types.UniTuple(values, 2), types.Array(types.uint32, 1, "C")
 counts = types.Array(types.int64, 1, "C")
-level = types.NamedTuple((types.boolean, long, values, values, values, values, counts), CoarseLevel)
+level = types.NamedTuple((types.boolean, long, long, values, values, values, values, counts), CoarseLevel)
 find = candidates.find_candidates_compiled
 find.compile((values, long, long, pair, pair, sides, live, level, hits, long, sides))
 (code,) = find.inspect_asm().values()

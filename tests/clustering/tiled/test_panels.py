@@ -264,3 +264,31 @@ def test_full_rows_are_used_if_axes_reject_few_pairs(
     # No tile is packed whole where whole rows are what is packed anyway.
     assert any((own.packed_tiles >= 0).any() for own in buffers if len(own.tiles))
     assert not any((own.packed_tiles >= 0).any() for own in buffers if not len(own.tiles))
+
+
+def flat_spectrum(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Groups in so many dimensions that no number of axes that is chosen says much about a product."""
+    return rng.standard_normal((9, 600))[rng.integers(9, size=n)] + 0.5 * rng.standard_normal((n, 600))
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory_limit", "rows_are_packed"),
+    [(flat_spectrum, None, True), (flat_spectrum, 1, False), (spectrum, None, False)],
+)
+def test_the_verify_pass_packs_whole_rows_if_axes_reject_few_pairs(
+    shape: object, memory_limit: int | None, rows_are_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, ones = unit(shape(RNG(3), 300)), np.ones(300, dtype=np.int64)  # type: ignore[operator]
+    packed_by_verify, make_buffers = set[bool](), pair_kernels.make_buffers
+
+    def note_bound(packed: panels.Panels, *, with_sims: bool) -> pair_kernels.Buffers:
+        if not with_sims:
+            packed_by_verify.add(not packed.bounded)
+        return make_buffers(packed, with_sims=with_sims)
+
+    monkeypatch.setattr(pair_kernels, "make_buffers", note_bound)
+    options = FitOptions(min_samples=5, distance_floor=1e-6, memory_limit=memory_limit)
+    heights = TiledBackend(Settings(tile_rows=64, threads=2)).fit(rows, ones, options).height
+    assert packed_by_verify == {rows_are_packed}
+    expected = TiledBackend(Settings(tile_rows=64, threads=2, n_axes=0)).fit(rows, ones, options).height
+    np.testing.assert_array_equal(np.sort(heights), np.sort(expected))
