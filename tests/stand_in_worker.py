@@ -17,6 +17,6 @@ def dask_setup(_worker: Any) -> None:
     cuda.unavailable_reason = lambda: None
     cuda.allocatable_bytes = lambda: DEVICE_BYTES
     cuda.identify = lambda: os.environ[cuda.VISIBLE]
-    device_memory._import_memory_error = lambda: MemoryError
+    device_memory.import_memory_error = lambda: MemoryError
     for module in (tasks, device_blocks):
         module.device_library = lambda: namespace

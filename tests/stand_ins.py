@@ -78,10 +78,10 @@ class StandIn:
         monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
         monkeypatch.setattr(cuda, "count", lambda: 1)
         monkeypatch.setattr(cuda, "allocatable_bytes", lambda: FREE_BYTES)
-        monkeypatch.setattr(device_memory, "_allocate", self.empty)
-        monkeypatch.setattr(device_memory, "_open_lanes", self._open)
-        monkeypatch.setattr(device_memory, "_free_pools", lambda: None)
-        monkeypatch.setattr(device_memory, "_import_memory_error", lambda: StandInOutOfMemory)
+        monkeypatch.setattr(device_memory, "allocate", self.empty)
+        monkeypatch.setattr(device_memory, "open_lanes", self._open)
+        monkeypatch.setattr(device_memory, "free_pools", lambda: None)
+        monkeypatch.setattr(device_memory, "import_memory_error", lambda: StandInOutOfMemory)
 
     def empty(self, n_rows: int, n_features: int) -> StrictArray:
         """Allocate a matrix, or raise an out-of-memory error."""

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("dask")
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait longer for workers: a busy machine takes half a minute to start one."""
-    monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 180.0)
+    monkeypatch.setattr(dask_executor, "CONNECT_SECONDS", 180.0)
 
 
 def run(database: Database, *words: str) -> list[dict[str, Any]]:

@@ -63,9 +63,9 @@ class DeviceRows:
     """
 
     def __init__(self, n_rows: int, n_features: int) -> None:
-        self._matrix = _allocate(n_rows, n_features)
+        self._matrix = allocate(n_rows, n_features)
         stage_rows = STAGE_BYTES // (4 * max(1, n_features))
-        self._lanes = _open_lanes(max(1, min(stage_rows, n_rows)), n_features)
+        self._lanes = open_lanes(max(1, min(stage_rows, n_rows)), n_features)
         self._turn = self._n_buffered = self._n_sent = 0
 
     def put(self, batch: Float32Array) -> None:
@@ -124,7 +124,7 @@ def translate_out_of_memory(n_rows: int, n_features: int, backend: str) -> Itera
         with translate_cache_errors():
             yield
     except MemoryError as error:
-        if not isinstance(error, _import_memory_error()):
+        if not isinstance(error, import_memory_error()):
             raise
         matrix = 4 * n_rows * n_features
         needed = matrix + rows.PERMUTE_BYTES + 2 * rows.DEVICE_CHUNK_BYTES
@@ -147,7 +147,7 @@ def free_device_memory() -> None:
     # CuPy's objects may hold arrays in reference cycles. A collection takes at least 0.1 s.
     gc.collect()
     try:
-        _free_pools()
+        free_pools()
     except Exception as error:
         # The next use of a broken device raises an error; here it must not discard a finished result.
         _log.warning("device memory could not be freed: %s", error)
@@ -182,7 +182,7 @@ class PinnedLane:
         self._arrived.synchronize()
 
 
-def _allocate(n_rows: int, n_features: int) -> Array:
+def allocate(n_rows: int, n_features: int) -> Array:
     import cupy
 
     matrix = cupy.empty((n_rows, n_features), dtype=cupy.float32)
@@ -192,21 +192,21 @@ def _allocate(n_rows: int, n_features: int) -> Array:
     return matrix
 
 
-def _open_lanes(n_rows: int, n_features: int) -> Sequence[Lane]:
+def open_lanes(n_rows: int, n_features: int) -> Sequence[Lane]:
     import cupy
 
     stream = cupy.cuda.Stream(non_blocking=True)
     return [PinnedLane(n_rows, n_features, stream) for _ in range(2)]
 
 
-def _free_pools() -> None:
+def free_pools() -> None:
     import cupy
 
     cupy.get_default_memory_pool().free_all_blocks()
     cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
-def _import_memory_error() -> type[Exception]:
+def import_memory_error() -> type[Exception]:
     import cupy
 
     error: type[Exception] = cupy.cuda.memory.OutOfMemoryError

@@ -88,7 +88,7 @@ def normalise(vectors: Array) -> None:
         if work is None:
             # New memory for every chunk would take as much time for page faults as for the arithmetic.
             work = xp.empty((2, *chunk.shape), dtype=xp.float64)
-        units, norms = _divide_by_norms(xp, chunk, work[:, : len(chunk)])
+        units, norms = divide_by_norms(xp, chunk, work[:, : len(chunk)])
         by_host = _normalise_by_host(xp, chunk, units) if on_device(chunk) else None
         if by_host is not None:
             norms[by_host.rows] = by_host.norms
@@ -144,7 +144,7 @@ def _mark_usable(chunk: Array) -> Array:
     return usable
 
 
-def _divide_by_norms(xp: ArrayModule, chunk: Array, work: Array) -> tuple[Array, Array]:
+def divide_by_norms(xp: ArrayModule, chunk: Array, work: Array) -> tuple[Array, Array]:
     """Divide rows by their norms, in float64; `work` has twice the size of the chunk."""
     units, squares = work[0], work[1]
     with np.errstate(invalid="ignore", divide="ignore"):  # such rows are reported by the caller
@@ -184,7 +184,7 @@ def _normalise_by_host(xp: ArrayModule, chunk: Array, units: Array) -> _HostRows
     if not len(rows):
         return None
     vectors = to_host(chunk[rows])
-    exact, norms = _divide_by_norms(np, vectors, np.empty((2, *vectors.shape)))
+    exact, norms = divide_by_norms(np, vectors, np.empty((2, *vectors.shape)))
     return _HostRows(rows, xp.asarray(exact.astype(np.float32) + np.float32(0)), xp.asarray(norms))
 
 

@@ -34,7 +34,7 @@ from panic_tda.disk import free_text
 from panic_tda.errors import MissingPath, UnsupportedOnBackend, WorkersFailed
 from panic_tda.wording import install_extra, pluralize
 
-_CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 30.0
 _POLL_SECONDS = 5.0
 _RESTART_SECONDS = 600
 _UNLOADABLE = "deserialization of the task graph"
@@ -111,7 +111,7 @@ def start_workers(
             with _ignored_interrupts():
                 cluster = stack.enter_context(distributed.LocalCluster(**settings))
             client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
-            client.wait_for_workers(n_workers, timeout=_CONNECT_SECONDS + 2 * n_workers)
+            client.wait_for_workers(n_workers, timeout=CONNECT_SECONDS + 2 * n_workers)
         except (OSError, RuntimeError, TimeoutError) as error:
             raise WorkersFailed(
                 f"{n_workers} worker processes could not be started here ({describe_error(error)}): set a "
@@ -153,7 +153,7 @@ def connect(scheduler: str, *, use_devices: bool = True) -> Iterator[Executor]:
             raise MissingPath(f"there is no scheduler file {scheduler}: start `dask scheduler` with it first")
         target = {"scheduler_file": scheduler}
     try:
-        client = distributed.Client(**target, timeout=_CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(**target, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError, TypeError, RuntimeError) as error:
         # TypeError and RuntimeError: an address with TLS, and no certificates in Dask's configuration.
         remedy = "start one with `dask scheduler`, and workers with `dask worker`"
@@ -164,7 +164,7 @@ def connect(scheduler: str, *, use_devices: bool = True) -> Iterator[Executor]:
         ) from error
     with contextlib.closing(client):
         try:
-            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError as error:
             raise WorkersFailed(
                 f"the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler}`"
@@ -196,7 +196,7 @@ class DaskExecutor:
     """
 
     def __init__(self, client: Any, name: str, *, use_devices: bool = False) -> None:
-        self._client, self._name = client, name
+        self.client, self._name = client, name
         self._n_workers, self._n_done, self._began = 0, 0, 0.0
         checks.require_same_versions(self._ask_workers(checks.describe_process))
         self.on_device = use_devices and checks.have_devices(self._ask_workers(checks.describe_device))
@@ -207,7 +207,7 @@ class DaskExecutor:
     @property
     def slots(self) -> int:
         """Return the number of threads of all workers."""
-        return max(1, sum(self._count_threads().values()))
+        return max(1, sum(self.count_threads().values()))
 
     @property
     def pace(self) -> str:
@@ -260,7 +260,7 @@ class DaskExecutor:
                 for task in islice(remaining, max(0, TASKS_PER_SLOT * self.slots - len(running))):
                     self._require_scheduler()
                     key = f"{work.__name__}-{secrets.token_hex(8)}"
-                    future = self._client.submit(_run_task, work, task, key=key, pure=False)
+                    future = self.client.submit(_run_task, work, task, key=key, pure=False)
                     running[future.key] = future, task
                     future.add_done_callback(arrived.put)
                 if not running:
@@ -272,9 +272,9 @@ class DaskExecutor:
                 self._n_done += 1
                 yield task, result
         finally:
-            if running and self._client.status == "running":
+            if running and self.client.status == "running":
                 with contextlib.suppress(Exception):
-                    self._client.cancel([future for future, _ in running.values()], force=True)
+                    self.client.cancel([future for future, _ in running.values()], force=True)
 
     def _wait(self, arrived: SimpleQueue[Any]) -> Any:
         """Return the next future that is done."""
@@ -298,7 +298,7 @@ class DaskExecutor:
 
     def _count_idle(self, n_idle: int) -> int:
         """Count the polls without a worker that could run a task, and warn of them now and then."""
-        if self._count_threads():
+        if self.count_threads():
             return 0
         if n_idle % _IDLE_POLLS == 0:
             _log.warning("%s: no worker is connected; waiting for one", self._name)
@@ -326,18 +326,18 @@ class DaskExecutor:
             )
         return self._lost_scheduler() if isinstance(error, CancelledError | OSError) else error
 
-    def _count_threads(self) -> dict[str, int]:
+    def count_threads(self) -> dict[str, int]:
         """Return the number of threads of each worker."""
         self._require_scheduler()
         try:
-            n_threads: dict[str, int] = self._client.nthreads()
+            n_threads: dict[str, int] = self.client.nthreads()
         except (OSError, CancelledError) as error:
             raise self._lost_scheduler() from error
         self._n_workers = len(n_threads)
         return n_threads
 
     def _require_scheduler(self) -> None:
-        if self._client.status in ("closing", "closed", "connecting"):
+        if self.client.status in ("closing", "closed", "connecting"):
             raise self._lost_scheduler()
 
     def _lost_scheduler(self) -> WorkersFailed:
@@ -350,7 +350,7 @@ class DaskExecutor:
         """Call a function on every worker, outside of their slots; an exception is the worker's answer."""
         self._require_scheduler()
         try:
-            answers: dict[str, Any] = self._client.run(question, *arguments, on_error="return")
+            answers: dict[str, Any] = self.client.run(question, *arguments, on_error="return")
         except (OSError, CancelledError) as error:
             raise self._lost_scheduler() from error
         return answers

@@ -50,7 +50,7 @@ def find_distinct(vectors: Array) -> DistinctRows:
     in host memory. Takes O(n·d) time and 32 bytes per row.
     """
     n = len(vectors)
-    hashes = _hash_rows(vectors)
+    hashes = hash_rows(vectors)
     order = np.argsort(hashes, kind="stable")
     opens_group = np.ones(n, dtype=bool)
     opens_group[1:] = hashes[order[1:]] != hashes[order[:-1]]
@@ -107,7 +107,7 @@ def _renumber_lists(lists: NeighbourLists, distinct: DistinctRows) -> NeighbourL
     return replace(lists, originals=distinct.first[distinct.inverse])
 
 
-def _hash_rows(vectors: Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def hash_rows(vectors: Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     # Multilinear hashing: random odd 64-bit coefficients, arithmetic modulo 2**64.
     xp = namespace(vectors)
     generator = np.random.default_rng(0)

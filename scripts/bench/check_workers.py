@@ -70,7 +70,7 @@ class Counted:
             yield task_and_result
             self.n_tasks += 1
             if self._kill and number == _KILL_AFTER:
-                os.kill(next(iter(self._executor._client.run(os.getpid).values())), signal.SIGKILL)
+                os.kill(next(iter(self._executor.client.run(os.getpid).values())), signal.SIGKILL)
                 self.n_killed += 1
 
 
@@ -181,7 +181,7 @@ def _ask_workers(executor: Counted | None) -> dict[int, tuple[float, int]]:
     """Return the processor time and the peak memory of each worker, by process."""
     if executor is None:
         return {}
-    return dict(executor._executor._client.run(_measure_process).values())
+    return dict(executor._executor.client.run(_measure_process).values())
 
 
 def _measure_process() -> tuple[int, tuple[float, int]]:

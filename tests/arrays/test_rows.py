@@ -73,7 +73,7 @@ def test_norms_are_summed_in_one_order(upload: Upload, d: int) -> None:
     expected = [float(np.sqrt(folded(row))) for row in squares.tolist()]
     for matrix in (vectors, upload(vectors)):
         xp = namespace(matrix)
-        _, norms = rows._divide_by_norms(xp, matrix, xp.empty((2, 50, d), dtype=xp.float64))
+        _, norms = rows.divide_by_norms(xp, matrix, xp.empty((2, 50, d), dtype=xp.float64))
         assert to_host(norms).tolist() == expected
     # Another order would show.
     assert d < 64 or np.sqrt(squares.sum(axis=1)).tolist() != expected
@@ -138,7 +138,7 @@ def reading_flushed(units: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_subnormal_values_are_kept_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_divide_by_norms", reading_flushed(rows._divide_by_norms))
+    monkeypatch.setattr(rows, "divide_by_norms", reading_flushed(rows.divide_by_norms))
     vectors = np.concatenate([many_rows(30, 4), extreme_rows(), many_rows(20, 4)])
     here = vectors.copy()
     normalise(here)

@@ -80,7 +80,7 @@ def read_pid(_task: int) -> int:
 def patience() -> Iterator[None]:
     """Wait longer for workers: a busy machine takes half a minute to start one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dask_executor, "_CONNECT_SECONDS", SECONDS)
+        patch.setattr(dask_executor, "CONNECT_SECONDS", SECONDS)
         yield
 
 
@@ -108,11 +108,11 @@ def test_one_two_and_four_workers_give_the_tree_of_this_process(
     local: Any, rows: np.ndarray, tree: SpanningTree
 ) -> None:
     for count in (1, 2, 4):
-        local._client.cluster.scale(count)
+        local.client.cluster.scale(count)
         wait_until(lambda count=count: local.slots == count)
         assert_same(fit(rows, executor=local), tree)
     # Two are enough for what follows.
-    local._client.cluster.scale(2)
+    local.client.cluster.scale(2)
 
 
 def test_the_progress_line_has_workers_and_their_pace(local: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +124,7 @@ def test_the_progress_line_has_workers_and_their_pace(local: Any, caplog: pytest
             log.advance(1.0)
             if number == 2:
                 log.log_progress()
-        dask_executor.DaskExecutor(local._client, "workers")
+        dask_executor.DaskExecutor(local.client, "workers")
     line, connected = [
         record.getMessage() for record in caplog.records if record.name.startswith("panic_tda")
     ]
@@ -154,11 +154,11 @@ def test_workers_take_no_more_memory_than_is_said(local: Any, tmp_path: Path) ->
     options = FitOptions(min_samples=7, distance_floor=1e-3, executor=local, work_dir=tmp_path)
     # Those that the first test needs no more have ended.
     wait_until(lambda: local.slots <= 2)
-    before = local._client.run(load_libraries)
+    before = local.client.run(load_libraries)
     # Twice what the handbook says of the libraries, which take more on some machines than on others.
     assert max(before.values()) < 500 << 20
     TiledBackend(Settings(tile_rows=tile_rows)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
-    after = local._client.run(read_peak_bytes)
+    after = local.client.run(read_peak_bytes)
     task_bytes = estimate_task_bytes(rows.shape, options.min_samples, local.slots, tile_rows)
     growth = max(after[worker] - n_bytes for worker, n_bytes in before.items())
     assert rows.nbytes / 4 < growth < task_bytes
@@ -184,7 +184,7 @@ def test_a_killed_worker_loses_nothing(local: Any, rows: np.ndarray, tree: Spann
 
     def kill(n_results: int) -> None:
         if n_results in (2, 8):
-            pid = next(iter(local._client.run(os.getpid).values()))
+            pid = next(iter(local.client.run(os.getpid).values()))
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
@@ -203,7 +203,7 @@ from tests.clustering.test_dask_executor import Watched, fit
 
 def kill(n_results):
     if n_results == int(sys.argv[2]):
-        print(*executor._client.run(os.getpid).values(), flush=True)
+        print(*executor.client.run(os.getpid).values(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 folder = Path(sys.argv[1])
@@ -330,14 +330,14 @@ def test_mixed_processors_are_warned_of(
     # Of this process alone: the workers ask their own processors.
     monkeypatch.setattr(llvmlite.binding, "get_host_cpu_name", lambda: "pentium4")
     with caplog.at_level(logging.WARNING):
-        dask_executor.DaskExecutor(local._client, "workers")
+        dask_executor.DaskExecutor(local.client, "workers")
     assert "pentium4 on this process" in caplog.text
 
 
 def test_nobody_at_an_address_and_no_file_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(dask_executor, "CONNECT_SECONDS", 0.5)
     with (
         pytest.raises(MissingPath, match=r"no scheduler file .*gone\.json"),
         dask_executor.connect(str(tmp_path / "gone.json")),
@@ -383,7 +383,7 @@ def worker(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_scheduler_without_workers_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 10.0)
+    monkeypatch.setattr(dask_executor, "CONNECT_SECONDS", 10.0)
     with (
         pytest.raises(WorkersFailed, match="has no workers: start some with `dask worker"),
         cluster.connect(),
@@ -445,7 +445,7 @@ def test_whoever_has_no_certificate_is_refused(cluster: Cluster) -> None:
     arguments = ["plan-clustering", "--rows", "300", "--features", "8", "--scheduler", cluster.name, "--json"]
     with cluster.connect() as executor:
         assert json.loads(CliRunner().invoke(main, arguments).stdout)["slots"] == 1
-        assert all(address.startswith("tls://") for address in executor._count_threads())
+        assert all(address.startswith("tls://") for address in executor.count_threads())
         assert dict(executor.map(abs, range(3))) == {0: 0, 1: 1, 2: 2}
 
 
@@ -473,7 +473,7 @@ def test_a_host_that_is_cut_off_loses_nothing(
 
     with run_worker(cluster, *network.there), cluster.connect() as executor:
         wait_until(lambda: executor.slots == 2)
-        assert len({address.rsplit(":", 1)[0] for address in executor._count_threads()}) == 2
+        assert len({address.rsplit(":", 1)[0] for address in executor.count_threads()}) == 2
         assert_same(fit(rows, executor=Watched(executor, cut), work_dir=tmp_path / "work"), tree)
         assert executor.slots == 1
 

@@ -51,7 +51,7 @@ def test_distinct_rows_come_in_order_of_first_occurrence(vectors: np.ndarray) ->
 def test_hash_collisions_do_not_change_the_result(
     monkeypatch: pytest.MonkeyPatch, hash_rows: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    monkeypatch.setattr(duplicates, "_hash_rows", hash_rows)
+    monkeypatch.setattr(duplicates, "hash_rows", hash_rows)
     rng = np.random.default_rng(0)
     for n, d in [(1, 1), (2, 1), (50, 1), (200, 3), (300, 2)]:
         vectors = rng.choice(VALUES, (n, d))
@@ -62,12 +62,12 @@ def test_hash_collisions_do_not_change_the_result(
 @given(rows_with_copies)
 def test_equal_hashes_of_all_rows_do_not_change_the_result(vectors: np.ndarray) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_hash_rows", HASHES["all collide"])
+        patch.setattr(duplicates, "hash_rows", HASHES["all collide"])
         assert_groups_identical_rows(vectors, find_distinct(vectors))
 
 
 def test_a_collision_in_the_last_chunk_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "_hash_rows", HASHES["all collide"])
+    monkeypatch.setattr(duplicates, "hash_rows", HASHES["all collide"])
     monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", 64)
     vectors = np.ones((1000, 4), dtype=np.float32)
     vectors[999, 3] = 2
@@ -89,7 +89,7 @@ def test_real_rows_have_different_hashes() -> None:
     rng = np.random.default_rng(2)
     vectors = rng.standard_normal((50_000, 8)).astype(np.float32)
     vectors[:, 1:] = vectors[0, 1:]
-    hashes = duplicates._hash_rows(vectors)
+    hashes = duplicates.hash_rows(vectors)
     assert len(np.unique(hashes)) == len(np.unique(vectors[:, 0]))
 
 
@@ -119,9 +119,9 @@ def test_rows_on_a_device_are_grouped_the_same(
     monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", chunk_bytes)
     vectors = np.random.default_rng(4).choice(VALUES, (300, 3))
     there = upload(vectors)
-    assert duplicates._hash_rows(there).tolist() == duplicates._hash_rows(vectors).tolist()
+    assert duplicates.hash_rows(there).tolist() == duplicates.hash_rows(vectors).tolist()
     if hash_rows is not None:
-        monkeypatch.setattr(duplicates, "_hash_rows", HASHES[hash_rows])
+        monkeypatch.setattr(duplicates, "hash_rows", HASHES[hash_rows])
     distinct = find_distinct(there)
     assert_groups_identical_rows(vectors, distinct)
     assert 1 < len(distinct.first) < 300
@@ -135,7 +135,7 @@ def test_rows_of_one_hash_are_compared_bit_by_bit(
 ) -> None:
     # As floats they are equal: the first everywhere, the second where a device takes it for zero.
     vectors = np.array([[0.0, 1.0], [value, 1.0], [0.0, 1.0]], dtype=np.float32)
-    monkeypatch.setattr(duplicates, "_hash_rows", HASHES["all collide"])
+    monkeypatch.setattr(duplicates, "hash_rows", HASHES["all collide"])
     for matrix in (vectors, upload(vectors)):
         assert find_distinct(matrix).inverse.tolist() == [0, 1, 0]
 

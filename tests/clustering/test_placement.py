@@ -204,7 +204,7 @@ def test_a_broken_device_does_not_lose_finished_results(
         raise RuntimeError("cudaErrorIllegalAddress")
 
     monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
-    monkeypatch.setattr(device_memory, "_free_pools", broken)
+    monkeypatch.setattr(device_memory, "free_pools", broken)
     outcomes = run(upgraded(SPEC), "all")
     assert [outcome.status for outcome in outcomes] == [CLUSTERED] * 3
     assert sum("cudaErrorIllegalAddress" in record.getMessage() for record in caplog.records) == 3

@@ -48,22 +48,22 @@ def count_kept_bytes() -> int:
 def test_each_worker_computes_on_a_device_of_its_own(workers: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert workers.on_device
     with caplog.at_level(logging.WARNING):
-        assert dask_executor.DaskExecutor(workers._client, "workers", use_devices=True).on_device
+        assert dask_executor.DaskExecutor(workers.client, "workers", use_devices=True).on_device
     assert caplog.text == ""
-    assert sorted(workers._client.run(read_visible_devices).values()) == ["3", "5"]
+    assert sorted(workers.client.run(read_visible_devices).values()) == ["3", "5"]
     rows = make_rows(600)
     assert_same(fit(rows, executor=workers), fit(rows))
-    kept_bytes = workers._client.run(count_kept_bytes).values()
+    kept_bytes = workers.client.run(count_kept_bytes).values()
     assert 0 < max(kept_bytes) <= KEPT_SHARE * DEVICE_BYTES
 
 
 def test_workers_that_see_the_same_device_are_named(workers: Any, caplog: pytest.LogCaptureFixture) -> None:
-    before = workers._client.run(read_visible_devices)
-    workers._client.run(see_device, "3")
+    before = workers.client.run(read_visible_devices)
+    workers.client.run(see_device, "3")
     with caplog.at_level(logging.WARNING):
-        dask_executor.DaskExecutor(workers._client, "workers", use_devices=True)
+        dask_executor.DaskExecutor(workers.client, "workers", use_devices=True)
     for worker, device in before.items():
-        workers._client.run(see_device, device, workers=[worker])
+        workers.client.run(see_device, device, workers=[worker])
     assert "use the same CUDA device (UUID 3)" in caplog.text
     assert all(worker in caplog.text for worker in before)
 

@@ -45,7 +45,7 @@ _SPARE_ROUNDING = 0.52
 """Excess over the usual rounding error up to which a row is not rough: four standard deviations of it."""
 _UNDIVIDED_WORDS, _SEGMENT_WORDS = 40, 16
 """Words of a point up to which it is one segment, and most words of each of several segments."""
-_ROWS_PER_COORDINATE = 16
+ROWS_PER_COORDINATE = 16
 """Rows per coordinate below which packing points of several segments takes longer than what they save."""
 _SEED, _SPARE_TURNS = 0, 2
 _CHUNK_PANELS = 64
@@ -134,7 +134,7 @@ class _Scales(NamedTuple):
 def saves_time(n_rows: int, n_coordinates: int) -> bool:
     """Return whether the level saves more time than packing takes."""
     is_short = divide(n_coordinates)[0] == 1
-    return microkernels.COARSE and (is_short or n_rows >= _ROWS_PER_COORDINATE * n_coordinates)
+    return microkernels.COARSE and (is_short or n_rows >= ROWS_PER_COORDINATE * n_coordinates)
 
 
 def divide(n_coordinates: int) -> tuple[int, int]:

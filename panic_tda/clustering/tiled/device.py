@@ -44,7 +44,7 @@ QUERY_SHARE = 16
 DENSE_SHARE = 1 / 256
 """Above this share of pairs a matrix product of the tile is cheaper than gathering both rows of each pair:
 at 768 dimensions 1,536 operations against 12 kB of memory traffic."""
-_CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 64 << 20
 """Size of the intermediate arrays."""
 _PART_PAIRS = 1 << 22
 """Pairs of a tile that are worked on at once; where most rows of two are alike, there are 67 million."""
@@ -107,7 +107,7 @@ class Scanner:
         xp, space, width = self._space.xp, self._space, len(rows)
         products = self._multiply(space.vectors, rows, rows)
         largest = RangeMaxima(merge_heights)
-        for part in slices(width, _CHUNK_BYTES // (8 * width)):
+        for part in slices(width, CHUNK_BYTES // (8 * width)):
             first = xp.arange(part.start, part.stop)
             heights = largest.of(first[:, None] + 1, xp.arange(1, width + 1)[None, :])
             light = (
@@ -150,7 +150,7 @@ class Scanner:
         xp, (i, j) = self._space.xp, pairs
         if not len(i):  # the rule, and each of the dozen calls below takes its time for nothing too
             return ImprovingEdges(_local_indices(i), _local_indices(j), np.empty(0))
-        measured = _distances(self._space, sides[0][i], sides[1][j])
+        measured = measure_distances(self._space, sides[0][i], sides[1][j])
         w = xp.maximum(measured, xp.maximum(cores[0][i], cores[1][j]))
         improving = xp.flatnonzero(w < heights)
         return ImprovingEdges(
@@ -173,7 +173,7 @@ class Scanner:
             return sims
         left, i = _located(self._space, rows[pair_indices // width])
         right, j = _located(self._space, columns[pair_indices % width])
-        for part in slices(len(pair_indices), _CHUNK_BYTES // (4 * left.shape[1])):
+        for part in slices(len(pair_indices), CHUNK_BYTES // (4 * left.shape[1])):
             sims[part] = xp.sum(xp.take(left, i[part], axis=0) * xp.take(right, j[part], axis=0), axis=1)
         return sims
 
@@ -262,7 +262,7 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
     """Return the bytes of products, collected pairs, rows of both sides and intermediate arrays."""
-    return 4 * tile_rows * (4 * tile_rows + 4 * longest_row) + 4 * _CHUNK_BYTES
+    return 4 * tile_rows * (4 * tile_rows + 4 * longest_row) + 4 * CHUNK_BYTES
 
 
 def packed_bytes(n_coordinates: int) -> int:
@@ -277,15 +277,15 @@ def list_bytes(length: int) -> int:
 
 def distances(space: Space, u: IntArray, v: IntArray) -> FloatArray:
     """Measure pairs of rows."""
-    measured: FloatArray = to_host(_distances(space, space.xp.asarray(u), space.xp.asarray(v)))
+    measured: FloatArray = to_host(measure_distances(space, space.xp.asarray(u), space.xp.asarray(v)))
     return measured
 
 
-def _distances(space: Space, u: Array, v: Array) -> Array:
+def measure_distances(space: Space, u: Array, v: Array) -> Array:
     xp = space.xp
     out = xp.empty(len(u), dtype=xp.float64)
     (left, i), (right, j) = _located(space, u), _located(space, v)
-    for part in slices(len(u), _CHUNK_BYTES // (8 * left.shape[1])):
+    for part in slices(len(u), CHUNK_BYTES // (8 * left.shape[1])):
         apart = xp.take(left, i[part], axis=0).astype(xp.float64)
         apart -= xp.take(right, j[part], axis=0)
         out[part] = xp.sqrt(xp.sum(apart * apart, axis=1))
@@ -328,7 +328,7 @@ def cores_from_lists(
     missing -= xp.where(first > 0, reached[here, xp.maximum(first - 1, 0)], 0)
     place = xp.arange(length)[None, :]
     i, t = xp.nonzero((place >= first[:, None]) & (place < last[:, None]))
-    measured = _distances(space, i + chosen.start, near[i, t])
+    measured = measure_distances(space, i + chosen.start, near[i, t])
     core = find_weighted_kth(xp, i, measured, everyone[near[i, t]], missing)
     # A row with so many copies that no other row is needed.
     alone = everyone[chosen] >= min_samples
@@ -360,7 +360,7 @@ class OutsideSearch:
         left, here = take_rows(xp, matrix, rows), xp.arange(len(query_rows))
         best = xp.zeros(len(query_rows), dtype=xp.int64)
         product = xp.full(len(query_rows), -xp.inf, dtype=xp.float32)
-        for columns in slices(len(representative), _CHUNK_BYTES // (4 * len(query_rows))):
+        for columns in slices(len(representative), CHUNK_BYTES // (4 * len(query_rows))):
             products = xp.minimum(left @ take_slice(xp, matrix, columns).T, self._most[columns][None, :])
             inside = representative[rows][:, None] == representative[columns][None, :]
             products = xp.where(inside, xp.float32(-xp.inf), products)
@@ -413,7 +413,7 @@ def _nearest_member(
     left, here = space.take(xp.asarray(outside)), xp.arange(len(outside))
     best = xp.zeros(len(outside), dtype=xp.int64)
     weight = xp.full(len(outside), xp.inf, dtype=xp.float32)
-    for part in slices(len(group), _CHUNK_BYTES // (4 * space.vectors.shape[1])):
+    for part in slices(len(group), CHUNK_BYTES // (4 * space.vectors.shape[1])):
         w = xp.sqrt(xp.maximum(2 - 2 * (left @ space.take(xp.asarray(group[part])).T), 0))
         w = xp.maximum(w, xp.asarray(cores[part].astype(np.float32))[None, :])
         nearest = xp.argmin(w, axis=1)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.types import Array, ArrayModule
 
-_OFFERED = 1 << 21
+OFFERED = 1 << 21
 """Pairs entered at once: sorting takes some 60 bytes for each, and a pair of tiles may have 67 million."""
 
 
@@ -44,7 +44,7 @@ class Lists:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)
         self._tiles |= {pair[0]: rows, pair[1]: columns}
-        for part in slices(len(candidates.pair_indices), _OFFERED):
+        for part in slices(len(candidates.pair_indices), OFFERED):
             pair_indices, sims = candidates.pair_indices[part], candidates.sims[part]
             i, j = pair_indices // width, pair_indices % width
             self._wait(pair[0], i, columns[j], sims)
@@ -82,7 +82,7 @@ class Lists:
         )
         others = xp.concatenate([self.rows[rows].reshape(-1), others.astype(xp.int32)])
         sims = xp.concatenate([self.sims[rows].reshape(-1), sims])
-        order = xp.argsort(_keys(xp, owners, sims), kind="stable")
+        order = xp.argsort(sort_keys(xp, owners, sims), kind="stable")
         owners = owners[order]
         rank = xp.arange(len(order)) - xp.searchsorted(owners, number)[owners]
         # Every list is full, if need be with entries for no row: as many as before stay.
@@ -91,7 +91,7 @@ class Lists:
         self.sims[rows] = sims[nearest].reshape(-1, length)
 
 
-def _keys(xp: ArrayModule, owners: Array, sims: Array) -> Array:
+def sort_keys(xp: ArrayModule, owners: Array, sims: Array) -> Array:
     """Return integers in the order of the owners and, for each, of falling products.
 
     The bits of a float32, read as an integer, are in its order where it is positive, in the reverse where it

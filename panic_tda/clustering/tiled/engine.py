@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray, NeighbourLists
 
 _SEED = 0
-_FORMAT = 3
+FORMAT = 3
 """Version of the saved states; raise it if a pass would misread the states of an earlier version."""
 _INITIAL_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
 _NEARER_ROWS = "nearer-rows"
@@ -266,7 +266,7 @@ class TiledBackend:
         if options.checkpoint is not None:
             options.checkpoint.open(
                 backend=self.name,
-                format=_FORMAT,
+                format=FORMAT,
                 min_samples=options.tree_min_samples,
                 distance_floor=options.distance_floor,
                 # Lists are kept as the library has them, and tiles are counted off. The orders of rows and of
@@ -394,11 +394,11 @@ class TiledBackend:
         buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, d)
         # The passes run one after the other, and each frees its tiles at its end.
         buffers = max(buffers, batch_bytes(work, d, min_samples) if length < n - 1 else 0)
-        held = n * work.list_bytes(length)
+        largest = n * work.list_bytes(length)
         if not options.on_device and options.metric != EUCLIDEAN and self.settings.n_axes is None:
             # The verify pass begins when the lists are gone.
-            held = max(held, self._packed_rows_bytes(n, d))
-        return int(held + n * (nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers)
+            largest = max(largest, self._packed_rows_bytes(n, d))
+        return int(largest + n * (nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers)
 
     def _build_tree_from_neighbours(
         self, search: Search, lists: Lists, rng: np.random.Generator, progress: Progress

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not microkernels.COARSE, reason="this processor 
 def every_point_is_packed() -> Iterator[None]:
     """Pack points of several segments however few they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coarse, "_ROWS_PER_COORDINATE", 0)
+        patch.setattr(coarse, "ROWS_PER_COORDINATE", 0)
         yield
 
 

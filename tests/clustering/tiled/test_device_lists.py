@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from panic_tda.clustering.tiled.contract import CandidatePairs
-from panic_tda.clustering.tiled.device_lists import Lists, _keys
+from panic_tda.clustering.tiled.device_lists import Lists, sort_keys
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from tests import strict_arrays
 
@@ -114,10 +114,10 @@ def test_lists_fill_before_they_are_flushed() -> None:
 def test_keys_are_in_the_order_of_owners_and_falling_products(entries: list[tuple[int, float]]) -> None:
     owners = np.array([owner for owner, _ in entries], dtype=np.int64)
     sims = np.array([product for _, product in entries], dtype=np.float32)
-    keys: Any = _keys(np, owners, sims)
+    keys: Any = sort_keys(np, owners, sims)
     order = np.argsort(keys, kind="stable").tolist()
     assert order == sorted(range(len(entries)), key=lambda at: (entries[at][0], -float(sims[at])))
-    assert _keys(XP, XP.asarray(owners), XP.asarray(sims)).get().tolist() == keys.tolist()
+    assert sort_keys(XP, XP.asarray(owners), XP.asarray(sims)).get().tolist() == keys.tolist()
 
 
 @pytest.mark.parametrize("xp", [np, XP])

@@ -66,13 +66,13 @@ def everything_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def another_order_of_summation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every distance on the device differ in its last digit."""
-    measure = device._distances
+    measure = device.measure_distances
 
     def measure_otherwise(space: Space, u: Any, v: Any) -> Any:
         distances = measure(space, u, v)
         return space.xp.nextafter(distances, space.xp.full(len(distances), space.xp.inf))
 
-    monkeypatch.setattr(device, "_distances", measure_otherwise)
+    monkeypatch.setattr(device, "measure_distances", measure_otherwise)
 
 
 @pytest.mark.usefixtures("everything_in_tasks", "another_order_of_summation")

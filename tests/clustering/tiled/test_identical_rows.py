@@ -84,14 +84,14 @@ def test_at_most_the_missing_number_of_rows_is_kept() -> None:
 def test_the_number_of_candidates_pushed_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pair of alike tiles of a device has 67 million pairs, of which sorting takes 4 GB."""
     entered = []
-    keys = device_lists._keys
+    keys = device_lists.sort_keys
 
     def counted(xp: Any, owners: Any, sims: Any) -> Any:
         entered.append(len(sims))
         return keys(xp, owners, sims)
 
-    monkeypatch.setattr(device_lists, "_keys", counted)
-    monkeypatch.setattr(device_lists, "_OFFERED", 500)
+    monkeypatch.setattr(device_lists, "sort_keys", counted)
+    monkeypatch.setattr(device_lists, "OFFERED", 500)
     xp, width = strict_arrays.namespace, 60
     rows = xp.asarray(np.arange(2 * width, dtype=np.int32))
     lists = device_lists.Lists(xp, Layout(rows, tile_starts(2 * width, width)), 5)

@@ -127,7 +127,7 @@ def test_short_lists_are_looked_up_again(resident: bool, library: str) -> None:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_CHUNK_BYTES", 1 << 16)  # several tiles
+    monkeypatch.setattr(device, "CHUNK_BYTES", 1 << 16)  # several tiles
     xp, rng = library_of(library), np.random.default_rng(13)
     rows, cores, leader = unit(rng.standard_normal((900, 5))), rng.random(900), rng.integers(0, 4, 900)
     query_rows = np.sort(rng.choice(900, 200, replace=False))

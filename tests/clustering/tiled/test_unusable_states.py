@@ -111,7 +111,7 @@ def opened(state: Path) -> Checkpoint:
     checkpoint = Checkpoint(state.parent.parent, "rows")
     checkpoint.open(
         backend="tiled",
-        format=engine._FORMAT,
+        format=engine.FORMAT,
         min_samples=MIN_SAMPLES,
         distance_floor=1e-3,
         library="numpy",
