@@ -75,8 +75,8 @@ def slow(rows):
         time.sleep(0.5 if number >= 20 else 0)
         yield row
 
-saving.insert_rows = lambda connection, table, rows: insert(
-    connection, table, slow(rows) if table is EmbeddingCluster else rows
+saving.insert_rows = lambda connection, table, rows, **options: insert(
+    connection, table, slow(rows) if table is EmbeddingCluster else rows, **options
 )
 from panic_tda.main import main
 main(prog_name="panic-tda")

@@ -207,8 +207,8 @@ def dying(rows):
             os.kill(os.getpid(), signal.SIGKILL)
         yield row
 
-saving.insert_rows = lambda connection, table, rows: insert(
-    connection, table, dying(rows) if table is EmbeddingCluster else rows
+saving.insert_rows = lambda connection, table, rows, **options: insert(
+    connection, table, dying(rows) if table is EmbeddingCluster else rows, **options
 )
 """
 
