@@ -24,7 +24,7 @@ from tests.snapshots import opened, run_python
 CHARACTERS = 1_000_000
 N_TEXTS = 100
 MOST_MIB = 330
-"""What a command may take beyond what it takes of short texts."""
+"""Largest memory of a command in MiB, above what it takes with short texts."""
 # Each command runs in a fork, and so has a peak of its own.
 MEASURED = """
 import os, sys
