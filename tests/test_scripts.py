@@ -212,6 +212,7 @@ def test_io_benchmark_prints_its_figures() -> None:
         r"deleting 100 .* ms",
         r"importing parquet: [\d,]+ rows/s",
         r"importing npy: [\d,]+ rows/s",
+        r"bare insert of the same: [\d,]+ rows/s",
     ):
         assert re.search(figure, output), figure
 

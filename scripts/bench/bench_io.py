@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the database: loading against a bare scan, saving, importing, deleting embeddings.
+"""Measure the database: loading against a bare scan, importing against a bare insert, saving, deleting.
 
 Ratios are medians over alternating runs in this process, so that whatever else the machine does hits both
 sides. CPU seconds are those of all threads, in Python and in the system.
@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ from panic_tda.files.column_choice import Columns
 from panic_tda.files.importing import import_embeddings
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.records import ClusteringRecord
+from panic_tda.storage.connections import connect
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.census import take_census
 from panic_tda.storage.read.loading import load_embeddings
@@ -72,9 +74,10 @@ def main() -> None:
             print(f"saving the {turn}: {seconds.rates(args.rows)} (assignments), {growth:.1f} bytes each")
         print(f"deleting 100 embeddings: {1000 * timed(lambda: delete(database, matrix)).clock:.1f} ms")
         for file, columns in write_files(Path(folder), matrix):
-            imported = open_database(Path(folder) / f"{file.suffix[1:]}.sqlite", create=True)
-            seconds = timed(import_file, imported, file, columns)
+            imported = Path(folder) / f"{file.suffix[1:]}.sqlite"
+            seconds = timed(import_file, open_database(imported, create=True), file, columns)
             print(f"importing {file.suffix[1:]}: {seconds.rates(args.rows)} (embeddings)")
+        print(f"bare insert of the same: {insert_bare(imported, Path(folder)).rates(args.rows)}")
 
 
 def fill(path: Path, vectors: np.ndarray, model: str = MODEL) -> None:
@@ -176,6 +179,25 @@ def write_files(folder: Path, matrix: EmbeddingMatrix) -> list[tuple[Path, Colum
 def import_file(database: Database, file: Path, columns: Columns) -> None:
     """Import a file into an empty database."""
     import_embeddings([file], database, model=MODEL, columns=columns)
+
+
+def insert_bare(imported: Path, folder: Path) -> Seconds:
+    """Insert the rows of an imported database into an empty one with nothing but the driver."""
+    tables = ("experimentconfig", "run", "invocation", "embedding")
+    target = folder / "bare.sqlite"
+    open_database(target, create=True)
+    with closing(sqlite3.connect(imported)) as source:
+        rows = {table: source.execute(f"SELECT * FROM {table} ORDER BY rowid").fetchall() for table in tables}
+    with closing(connect(target, "rw", foreign_keys=True)) as connection:
+
+        def insert_all() -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            for table, values in rows.items():
+                marks = ", ".join("?" * len(values[0]))
+                connection.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
+            connection.execute("COMMIT")
+
+        return timed(insert_all)
 
 
 class Seconds(NamedTuple):
