@@ -1,4 +1,4 @@
-"""Provide a browser for each file of tests (an idle one uses the processor too), and unchanged pages."""
+"""Provide a browser for all tests of the page, and unchanged pages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.report.browser import Opened, started
+from tests.report.browser import Browser, Opened, started
 from tests.report.walks import Walk, make_walks, run_command
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with started() as process:
-        yield process
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with started() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="package")
@@ -50,7 +50,7 @@ def plain_page(make_page: MakePage) -> Path:
 
 
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
+def opened(browser: Browser) -> Iterator[Callable[..., Opened]]:
     """Open pages, and close them with the test."""
     pages: list[Opened] = []
 
