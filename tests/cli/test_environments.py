@@ -124,6 +124,14 @@ def test_a_terminal_without_unicode_works(folder: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
+COMPLETION = """
+from panic_tda.cli import completion
+completion.SECONDS = 0.5
+from panic_tda.__main__ import run
+run()
+"""
+
+
 def test_a_completion_that_takes_too_long_is_stopped(folder: Path) -> None:
     with opened(folder / "endless.sqlite") as connection:
         connection.execute(
@@ -133,5 +141,5 @@ def test_a_completion_that_takes_too_long_is_stopped(folder: Path) -> None:
         )
     settings = {"_PANIC_TDA_COMPLETE": "bash_complete", "COMP_CWORD": "4"}
     words = "panic-tda show-clustering --db endless.sqlite "
-    result = run(cwd=folder, COMP_WORDS=words, **settings)
+    result = run(cwd=folder, code=COMPLETION, COMP_WORDS=words, **settings)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
