@@ -70,11 +70,8 @@ def test_a_clustering_is_exported(file: UpgradedFile, tmp_path: Path) -> None:
     assert records == rows
 
 
-def test_the_map_is_that_of_the_report(
-    file: UpgradedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As where umap-learn is not installed: it takes longer than all else.
-    monkeypatch.setitem(sys.modules, "umap", None)
+@pytest.mark.usefixtures("no_umap")
+def test_the_map_is_that_of_the_report(file: UpgradedFile, tmp_path: Path) -> None:
     with file.database.session() as session:
         source = find_clustering(session, model="Nomic")
     plain = tmp_path / "plain.parquet"
