@@ -131,7 +131,7 @@ def survival_curve(ended: FloatArray, cut_off: FloatArray) -> tuple[FloatArray, 
     times = np.unique(durations)
     n_at_risk = len(durations) - np.searchsorted(durations, times)
     n_ended = np.searchsorted(ended, times, side="right") - np.searchsorted(ended, times)
-    return times, np.cumprod((n_at_risk - n_ended) / n_at_risk)
+    return times, np.cumprod((n_at_risk - n_ended) / n_at_risk, dtype=np.float64)
 
 
 def exponential_mean(ended: FloatArray, cut_off: FloatArray, *, spacing: int = 1) -> float | None:
