@@ -130,7 +130,7 @@ def test_texts_are_not_cut_outside_a_terminal(tmp_path: Path) -> None:
     assert "…" in text
 
 
-@pytest.mark.parametrize(("backend", "width"), [("auto", 80), ("sklearn", 60)])
+@pytest.mark.parametrize(("backend", "width"), [("auto", 80), ("tiled", 60)])
 def test_a_plan_shows_what_the_chosen_backend_takes(demo: Path, backend: str, width: int) -> None:
     words = ("plan-clustering", "--downsample", "1", "--backend", backend, "--db", str(demo), "-q")
     plan = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
