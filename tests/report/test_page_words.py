@@ -105,7 +105,7 @@ def make_runs_with_similar_ids(folder: Path, shared: int) -> Path:
     return database
 
 
-def test_runs_have_different_names(tmp_path: Path, no_umap: None, opened: Open) -> None:
+def test_runs_have_different_names(tmp_path: Path, opened: Open) -> None:
     """Ids created in sequence share a prefix: their names are as long as necessary."""
     database = make_runs_with_similar_ids(tmp_path, 9)
     page = opened(tmp_path / "page.html")
@@ -120,7 +120,7 @@ def test_runs_have_different_names(tmp_path: Path, no_umap: None, opened: Open) 
     assert [step["run_id"] for step in run] == [ids[7]]
 
 
-def test_names_of_runs_are_not_cut(tmp_path: Path, no_umap: None, opened: Open) -> None:
+def test_names_of_runs_are_not_cut(tmp_path: Path, opened: Open) -> None:
     """The strips begin to the right of the names, also where it takes whole ids to tell runs apart."""
     make_runs_with_similar_ids(tmp_path, 31)
     page = opened(tmp_path / "page.html")
@@ -202,7 +202,7 @@ def test_copied_numbers_stay_numbers(plain_page: Path, opened: Open) -> None:
     ],
 )
 def test_commands_on_the_page_can_be_pasted(
-    tmp_path: Path, no_umap: None, model: str, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2, model=model)).rename(tmp_path / name)
     with open_database(database).session() as session:
@@ -239,9 +239,7 @@ def test_commands_on_the_page_can_be_pasted(
         (("--min-cluster-size", "40", "--min-samples", "40", "--epsilon", "0"), "of 320 rows"),
     ],
 )
-def test_warnings_come_first_in_the_headline(
-    tmp_path: Path, no_umap: None, options: tuple[str, ...], text: str
-) -> None:
+def test_warnings_come_first_in_the_headline(tmp_path: Path, options: tuple[str, ...], text: str) -> None:
     noise = 3.0 if "200" in options or "40" in options else 0.1
     database = make_walks(tmp_path, Walk(noise=noise, options=(*options, "-q")))
     run_command("report-clustering", "--db", database, "-o", tmp_path / "page.html", "-q")
