@@ -180,18 +180,22 @@ def test_sql_of_the_handbook_returns_what_it_shows(results: list[list[tuple[obje
 
 
 @pytest.mark.parametrize("block", find_blocks("python"), ids=lambda block: block.page)
-def test_python_of_the_documents_runs(
-    block: Block,
-    session: tuple[Shell, list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_python_of_the_documents_runs(block: Block, session: tuple[Shell, list[str]], tmp_path: Path) -> None:
     # On a copy: it adds clusterings, and the other blocks are about the latest.
     shutil.copytree(session[0].folder / "db", tmp_path / "db")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block.text, block.page, "exec"), {"__name__": "__main__"})
-    first, *models = capsys.readouterr().out.splitlines()
+    script = tmp_path / "block.py"
+    script.write_text(block.text)
+    process = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    first, *models = process.stdout.splitlines()
     assert first in ("5 clusters of 500 vectors", "74 clusters of 2400 embeddings")
     assert [line.split()[0] for line in models] in ([], ["LSA", "MiniLM"])
 
