@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -187,7 +188,7 @@ def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, and distribute tests among processes by their shared fixtures."""
+    """Mark slow tests, and distribute tests among processes by what they share."""
     items[:] = [item for item in items if not _is_of_the_other_engine(item)]
     for item in items:
         path = _place(item.path)
@@ -197,11 +198,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # Two processes would share the device's memory, which tests measure.
             item.add_marker(pytest.mark.xdist_group("device"))
         elif not item.get_closest_marker("xdist_group"):
-            # Tests of one file share what is made once for it; tests of the page share a browser.
-            item.add_marker(pytest.mark.xdist_group("page" if path.startswith("report/test_page") else path))
+            # Tests of one file share what is made once for it.
+            group = "page" if path.startswith("report/test_page") else path
+            on_server = "server" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("postgres" if on_server else group))
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Groups are begun in this order: no process is to be left alone with a long one in the end.
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=lambda item: (_group_of(item) != "postgres", item.get_closest_marker("slow") is None))
+
+
+def _group_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
 
 
 @pytest.hookimpl(trylast=True)
@@ -244,6 +253,12 @@ def loaded_for_good() -> None:
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable coverage in child processes."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture
+def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide umap-learn, which takes longer to import and compile than most of what uses it."""
+    monkeypatch.setitem(sys.modules, "umap", None)
 
 
 @pytest.fixture

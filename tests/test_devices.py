@@ -6,6 +6,7 @@ cluster on the processor.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -107,52 +108,32 @@ def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
     return {outcome.embedding_model: outcome for outcome in outcomes}
 
 
-def test_several_devices_store_the_same_as_one_process(upgraded: MakeFile) -> None:
+def test_several_devices_store_the_same_as_one_process_and_begin_with_the_largest_models(
+    upgraded: MakeFile,
+) -> None:
     file, second_file = upgraded(SPEC), upgraded(SPEC, "other.sqlite")
+    for path in (file.path, second_file.path):
+        with opened(path) as connection:
+            connection.execute("DELETE FROM embedding WHERE embedding_model IN ('A', 'B') AND rowid % 2")
+    models = ["B", "D", "C", "A"]
     heard: list[str] = []
-    outcomes = cluster_all_data(file.path, parameters=TILED, progress=Listener(heard.append))
-    alone = cluster_all_data(second_file.path, parameters=TILED, resources=Resources(devices=(0,)))
-    assert [outcome.embedding_model for outcome in outcomes] == list(MODELS)
+    outcomes = cluster_all_data(file.path, models, parameters=TILED, progress=Listener(heard.append))
+    alone = cluster_all_data(second_file.path, models, parameters=TILED, resources=Resources(devices=(0,)))
+    assert [outcome.embedding_model for outcome in outcomes] == models
     assert {outcome.status for outcome in outcomes} == {CLUSTERED}
     assert [outcome.n_clusters for outcome in outcomes] == [outcome.n_clusters for outcome in alone]
     assert stored(file.path) == stored(second_file.path)
     assert set(stored(file.path)) == set(MODELS)
     # Each line names device and model.
-    phases = {name for name in heard if name.endswith(": neighbours")}
-    assert {name.split(": ")[1] for name in phases} == set(MODELS)
-    assert {name.split(": ")[0] for name in phases} == {"device 0", "device 1"}
+    phases = [name.split(": ") for name in heard if name.endswith(": load")]
+    assert {model for _, model, _ in phases} == set(MODELS)
+    # The first model of each device.
+    assert {device: model for device, model, _ in reversed(phases)} in (
+        {"device 0": "C", "device 1": "D"},
+        {"device 0": "D", "device 1": "C"},
+    )
     # Nothing is left of the unfinished work's folder.
     assert not file.path.with_name(f"{file.path.name}.panic-tda").exists()
-
-
-def test_the_largest_model_runs_first_and_outcomes_keep_the_requested_order(upgraded: MakeFile) -> None:
-    file = upgraded(SPEC)
-    with opened(file.path) as connection:
-        connection.execute("DELETE FROM embedding WHERE embedding_model IN ('A', 'B') AND rowid % 2")
-    first_models: dict[str, str] = {}
-
-    def hear(name: str) -> None:
-        if name.endswith(": load"):
-            device, model, _ = name.split(": ")
-            first_models.setdefault(device, model)
-
-    outcomes = cluster_all_data(file.path, ["B", "D", "C", "A"], parameters=TILED, progress=Listener(hear))
-    assert set(first_models.values()) == {"C", "D"}
-    assert [outcome.embedding_model for outcome in outcomes] == ["B", "D", "C", "A"]
-
-
-def test_refused_models_are_sent_to_no_device(upgraded: MakeFile) -> None:
-    file = upgraded(SPEC)
-    with opened(file.path) as connection:
-        connection.execute(
-            "UPDATE embedding SET vector = x'00' WHERE embedding_model = 'A' AND rowid % 7 = 0"
-        )
-        connection.execute(
-            "DELETE FROM embedding WHERE embedding_model = 'B' AND rowid NOT IN "
-            "(SELECT min(rowid) FROM embedding WHERE embedding_model = 'B')"
-        )
-    outcomes = by_model(cluster_all_data(file.path, parameters=TILED))
-    assert [outcomes[model].status for model in MODELS] == [FAILED, SKIPPED, CLUSTERED, CLUSTERED]
 
 
 def test_a_killed_process_fails_its_own_model_only_and_two_save_at_once(
@@ -284,18 +265,30 @@ def command(file: UpgradedFile, *words: str) -> AbstractContextManager[subproces
     )
 
 
-def test_the_command_logs_which_device_clusters_which_model(upgraded: MakeFile) -> None:
+def test_the_command_logs_which_device_clusters_which_model_and_sends_no_refused_one(
+    upgraded: MakeFile,
+) -> None:
     file = upgraded(SPEC)
+    with opened(file.path) as connection:
+        connection.execute(
+            "UPDATE embedding SET vector = x'00' WHERE embedding_model = 'A' AND rowid % 7 = 0"
+        )
+        connection.execute(
+            "DELETE FROM embedding WHERE embedding_model = 'B' AND rowid NOT IN "
+            "(SELECT min(rowid) FROM embedding WHERE embedding_model = 'B')"
+        )
     with command(file, "--devices", "0,1", "--json") as process:
         stdout, stderr = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, stderr
-    assert stdout.count('"status": "clustered"') == len(MODELS)
-    for model in MODELS:
+    assert process.returncode == 1, stderr
+    statuses = {row["embedding_model"]: row["status"] for row in json.loads(stdout)["results"]}
+    assert statuses == {"A": FAILED, "B": SKIPPED, "C": CLUSTERED, "D": CLUSTERED}
+    for model in ("C", "D"):
         assert re.search(
             rf"INFO    device [01]: {model}: 120 embeddings, 120 after downsampling by 1", stderr
         )
         assert re.search(rf"INFO    device [01]: {model}: neighbours: done in", stderr)
-    assert set(stored(file.path)) == set(MODELS)
+    assert not re.search(r"device [01]: [AB]: neighbours", stderr)
+    assert set(stored(file.path)) == {"C", "D"}
 
 
 @pytest.mark.parametrize("words", [("--devices", "5"), ("--devices", "one")])
@@ -306,12 +299,7 @@ def test_the_command_refuses_wrong_devices(upgraded: MakeFile, words: tuple[str,
     assert "devices" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
-    upgraded: MakeFile, number: signal.Signals, code: int, word: str
-) -> None:
+def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
     before = snapshot(file.path)
     with command(file, "-v") as process:
@@ -324,7 +312,7 @@ def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
             lock = lock or Lock(file.path)
         workers = psutil.Process(process.pid).children()
         wait_for(lambda: all(_has_open(worker, file.path) for worker in workers))
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         while "for the processes to stop" not in line:
             line = process.stderr.readline()
             assert line
@@ -333,8 +321,8 @@ def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
         # What was read along with that line is in the buffer, which `communicate` would pass by.
         stderr = process.stderr.read()
         process.wait(timeout=SECONDS)
-    assert process.returncode == code, stderr
-    assert f"{word}; nothing unfinished is in the database" in stderr
+    assert process.returncode == 143, stderr
+    assert "terminated; nothing unfinished is in the database" in stderr
     assert "Traceback" not in stderr
     assert len(workers) == 2
     assert not any(map(_runs, workers))

@@ -211,7 +211,7 @@ def test_the_log_of_a_copy_is_neither_of_its_databases(file: UpgradedFile, tmp_p
     ("mode", "names"),
     [(0o640, tuple(COMMANDS)), *((mode, ("export-clustering",)) for mode in (0o600, 0o644, 0o444, 0o660))],
 )
-@pytest.mark.usefixtures("umask")
+@pytest.mark.usefixtures("umask", "no_umap")
 def test_outputs_are_readable_by_no_more_users_than_the_database(
     file: UpgradedFile, tmp_path: Path, mode: int, names: tuple[str, ...]
 ) -> None:

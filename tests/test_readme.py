@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from panic_tda.main import main
 from tests.documents import BLOCKS, PAGES, README, Block, find_blocks, split_session
 from tests.field_files import write_field_file
 from tests.snapshots import REPOSITORY
@@ -110,17 +113,37 @@ def test_session_of_the_readme_prints_what_it_shows(session: tuple[Shell, list[s
     assert sum(map(bool, shown)) == 3
 
 
+def run_here(folder: Path, commands: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the commands of a session in this process; return what each of them prints."""
+    monkeypatch.chdir(folder)
+    outputs = []
+    for command in commands:
+        program, *words = shlex.split(command.partition(" | ")[0])
+        if program == "export":
+            monkeypatch.setenv(*words[0].split("=", 1))
+        if program != "panic-tda":
+            assert program in (".", "export"), "only these are run here"
+            outputs.append("")
+            continue
+        arguments = [name for word in words for name in (sorted(glob.glob(word)) if "*" in word else [word])]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        head = re.search(r" \| head -n (\d+)$", command)
+        lines = result.stdout.splitlines(keepends=True)
+        outputs.append("".join(lines[: int(head[1])] if head else lines))
+    return outputs
+
+
 @pytest.mark.parametrize("page", SESSIONS)
 def test_sessions_of_the_handbook_print_what_they_show(
-    page: str, session: tuple[Shell, list[str]], tmp_path: Path
+    page: str, session: tuple[Shell, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = [pair for block in find_blocks("console", page) for pair in split_session(block.text)]
-    shell = Shell(tmp_path)
-    begin: list[str] = []
+    (tmp_path / "panic_tda").symlink_to(REPOSITORY / "panic_tda")
     if page != FRESH:
         # On a copy: some of it adds clusterings, and the other blocks are about the latest.
         shutil.copytree(session[0].folder / "db", tmp_path / "db")
-        begin = [command for command, _ in split_session(SESSION.text)][:2]
+        run_here(tmp_path, [command for command, _ in split_session(SESSION.text)][:2], monkeypatch)
     # The ids that the README shows are others here.
     shown, stored_ids = (re.findall(CLUSTERING, text) for text in (SESSION.text, "".join(session[1])))
     ids = dict(zip(shown, stored_ids, strict=True))
@@ -130,7 +153,7 @@ def test_sessions_of_the_handbook_print_what_they_show(
         return match
 
     commands = [re.sub(r"\b01[0-9a-f]{6}-[0-9a-f-]*", rename, command) for command, _ in pairs]
-    printed = shell.run(*begin, *commands)[len(begin) :]
+    printed = run_here(tmp_path, commands, monkeypatch)
     assert len(printed) == len(pairs) > 0
     for (command, output), real in zip(pairs, printed, strict=True):
         assert normalize(real) == normalize(output), command

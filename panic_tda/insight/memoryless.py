@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from panic_tda.arrays.rows import slices
 from panic_tda.types import BoolArray, FloatArray, IntArray
@@ -158,7 +158,7 @@ def _compute_p_value(root: float, simulated: FloatArray) -> float:
     mean, deviation = 0.0, 1.0
     if len(simulated) >= _LEAST_SAMPLES // 2:
         mean, deviation = float(simulated.mean()), float(simulated.std(ddof=1)) or 1.0
-    return float(2 * stats.norm.sf(abs(root - mean) / deviation))
+    return float(2 * special.ndtr(-abs(root - mean) / deviation))
 
 
 def _simulate_roots(

@@ -91,7 +91,7 @@ def test_bars_and_log_show_the_same_time_left(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_bars(upgraded: MakeFile) -> None:
     file = upgraded()
-    words = ("cluster-embeddings", "--db", file.path)
+    words = ("cluster-embeddings", "--backend", "tiled", "--db", file.path)
     escape = "\x1b["
     terminal = on_a_terminal(*words, cwd=file.path.parent, columns=300)
     assert escape in terminal.text

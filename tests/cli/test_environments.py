@@ -83,7 +83,7 @@ def test_an_unusable_file_is_refused_in_one_sentence(
 
 @pytest.mark.parametrize("number", ["0", "999999"])
 def test_a_number_of_threads_that_numba_refuses_is_named(folder: Path, number: str) -> None:
-    words = ("cluster-embeddings", "--db", "d.sqlite", "--backend", "sklearn")
+    words = ("cluster-embeddings", "--db", "d.sqlite", "--backend", "tiled")
     result = run(*words, cwd=folder, NUMBA_NUM_THREADS=number)
     if number == "999999":
         # Numba takes it, and nothing here uses so many.
@@ -112,7 +112,7 @@ def test_a_log_may_go_to_a_device_or_a_pipe_with_a_reader(folder: Path) -> None:
 
 def test_a_terminal_without_unicode_works(folder: Path) -> None:
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    fit = ("cluster-embeddings", "--db", "d.sqlite", "--min-cluster-size", "2")
+    fit = ("cluster-embeddings", "--db", "d.sqlite", "--min-cluster-size", "2", "--backend", "tiled")
     for settings, words in (
         (locale, ("--help",)),
         (locale, (*fit, "--epsilon", "0")),
@@ -124,6 +124,14 @@ def test_a_terminal_without_unicode_works(folder: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
+COMPLETION = """
+from panic_tda.cli import completion
+completion.SECONDS = 0.5
+from panic_tda.__main__ import run
+run()
+"""
+
+
 def test_a_completion_that_takes_too_long_is_stopped(folder: Path) -> None:
     with opened(folder / "endless.sqlite") as connection:
         connection.execute(
@@ -133,5 +141,5 @@ def test_a_completion_that_takes_too_long_is_stopped(folder: Path) -> None:
         )
     settings = {"_PANIC_TDA_COMPLETE": "bash_complete", "COMP_CWORD": "4"}
     words = "panic-tda show-clustering --db endless.sqlite "
-    result = run(cwd=folder, COMP_WORDS=words, **settings)
+    result = run(cwd=folder, code=COMPLETION, COMP_WORDS=words, **settings)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -35,6 +35,9 @@ from tests.conftest import MakeFile
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened, snapshot
 
+FIT = ("cluster-embeddings", "--backend", "tiled")
+"""A process of its own takes two seconds to import scikit-learn, which `auto` takes for few rows."""
+
 
 @pytest.mark.parametrize(
     ("number", "code", "word", "as_json"),
@@ -86,7 +89,7 @@ main(prog_name="panic-tda")
 def test_a_signal_while_saving_leaves_the_database_as_it_was_and_keeps_the_result(upgraded: MakeFile) -> None:
     file = upgraded()
     before = snapshot(file.path)
-    with started(file, SLOW_SAVE) as process:
+    with started(file, SLOW_SAVE, *FIT[1:]) as process:
         read_until(process, STARTED)
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=SECONDS)
@@ -128,7 +131,7 @@ def test_the_traceback_is_in_the_log_file_and_with_v_on_stderr(upgraded: MakeFil
 
 def test_json_goes_alone_to_stdout(upgraded: MakeFile) -> None:
     file = upgraded()
-    result = run("cluster-embeddings", "--json", "-v", "--db", file.path, cwd=file.path.parent)
+    result = run(*FIT, "--json", "-v", "--db", file.path, cwd=file.path.parent)
     assert result.returncode == 0, result.stderr
     assert len(json.loads(result.stdout)["results"]) == 2
     assert "warn" not in result.stderr.lower()
@@ -159,7 +162,7 @@ def test_a_closed_pipe_exits_without_an_error(upgraded: MakeFile, unbuffered: st
 def test_a_closed_pipe_does_not_hide_a_failure(upgraded: MakeFile) -> None:
     """`| true` made every failure a success."""
     file = upgraded(FieldSpec(nan_vectors=1))
-    result = in_a_shell(f"panic-tda cluster-embeddings --json --db {file.path} | true", file.path.parent)
+    result = in_a_shell(f"panic-tda {' '.join(FIT)} --json --db {file.path} | true", file.path.parent)
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert count_results(file.path) == 1
@@ -178,7 +181,7 @@ def test_a_closed_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("closed", "commands"),
     [
-        (">&-", {"cluster-embeddings --json": 1, "show-clustering Nonesuch --json": 2}),
+        (">&-", {f"{' '.join(FIT)} --json": 1, "show-clustering Nonesuch --json": 2}),
         ("2>&-", {"show-clustering Nonesuch": 2}),
         ("<&- >&- 2>&-", {"list-clusterings": 0, "show-clustering --nonsense": 2}),
     ],
@@ -267,7 +270,7 @@ def test_a_closed_stderr_does_not_lose_the_result(upgraded: MakeFile) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     process = subprocess.run(
-        [sys.executable, "-m", "panic_tda", "cluster-embeddings", "--db", str(file.path)],
+        [sys.executable, "-m", "panic_tda", *FIT, "--db", str(file.path)],
         cwd=file.path.parent,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -131,7 +130,7 @@ def test_texts_are_not_cut_outside_a_terminal(tmp_path: Path) -> None:
     assert "…" in text
 
 
-@pytest.mark.parametrize(("backend", "width"), [("auto", 80), ("sklearn", 60)])
+@pytest.mark.parametrize(("backend", "width"), [("auto", 80), ("tiled", 60)])
 def test_a_plan_shows_what_the_chosen_backend_takes(demo: Path, backend: str, width: int) -> None:
     words = ("plan-clustering", "--downsample", "1", "--backend", backend, "--db", str(demo), "-q")
     plan = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
@@ -150,6 +149,7 @@ def next_steps(stdout: str) -> list[str]:
     return re.findall(r"^  (panic-tda .*)$", stdout.partition("\nNext:\n")[2], re.MULTILINE)
 
 
+@pytest.mark.usefixtures("no_umap")
 def test_next_steps_are_suggested_once(
     tmp_path: Path, upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,8 +157,6 @@ def test_next_steps_are_suggested_once(
     words = ["cluster-embeddings", "-q"]
     monkeypatch.setenv("PANIC_TDA_DB", file.target)
     monkeypatch.chdir(tmp_path)
-    # UMAP has its own tests: to compile it takes longer than all of this.
-    monkeypatch.setitem(sys.modules, "umap", None)
     suggested = next_steps(run_command(*words))
     assert suggested[0] == "panic-tda show-clustering latest --model Nomic"
     for line in suggested:

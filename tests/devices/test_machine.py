@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from panic_tda.devices.machine import available_cores, host_memory
+from panic_tda.main import main
 from tests.conftest import MakeFile
 from tests.faults.runs import environment
 from tests.field_files import FieldSpec
@@ -135,13 +137,14 @@ def run(file: object, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.C
 
 def test_a_limit_that_the_distance_matrix_exceeds_is_refused_with_its_bytes(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=100, length=40, text_models=("Nomic",), layout=0))
-    result = run(file.path, "--backend", "sklearn", "--memory-limit", "1MiB")
-    assert result.returncode == 1
+    words = ("cluster-embeddings", "--db", str(file.path), "--memory-limit", "1MiB")
+    result = CliRunner().invoke(main, [*words, "--backend", "sklearn"])
+    assert result.exit_code == 1
     assert "backend sklearn needs 92 MiB above the vectors for 2,000 rows" in result.stderr
     assert "--memory-limit allows 1 MiB; use --backend tiled" in result.stderr
     assert "load" not in result.stderr.replace("downloaded", "")
     # What was not named gives way.
-    assert run(file.path, "--memory-limit", "1MiB").returncode == 0
+    assert CliRunner().invoke(main, words).exit_code == 0
 
 
 def test_a_fit_that_the_limit_of_the_process_cannot_hold_is_refused_before_loading(

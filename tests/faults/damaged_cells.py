@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -267,12 +267,11 @@ def run(database: Path, folder: Path, words: list[str] | tuple[str, ...]) -> Res
     folder.mkdir()
     shutil.copyfile(database, folder / "field.sqlite")
     (folder / "inputs").symlink_to(database.with_name("inputs"))
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        # To import and compile umap-learn takes longer than a page without it.
+        patch.setitem(sys.modules, "umap", None)
+        patch.chdir(folder)
         return CliRunner().invoke(main, words, env={"PANIC_TDA_DB": "field.sqlite"})
-    finally:
-        os.chdir(before)
 
 
 @contextmanager

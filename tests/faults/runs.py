@@ -43,7 +43,7 @@ from panic_tda.main import main
 main(prog_name="panic-tda")
 """
 FIT = ("cluster-embeddings", "--backend", "tiled", "--epsilon", "0", "--no-allow-single-cluster")
-FIT_MODELS = ("cluster-embeddings", "--backend", "sklearn")
+FIT_MODELS = ("cluster-embeddings", "--backend", "tiled")
 PLAN = ("plan-clustering", "--downsample", "1")
 FILES_AND_STATES = ("--memory-limit", "1MiB")
 """Rows and lists go into files."""

@@ -36,9 +36,9 @@ from tests.snapshots import opened
 pytestmark = pytest.mark.xdist_group("damaged cells")
 Column = tuple[str, str]
 FULL = bool(os.environ.get("PANIC_TDA_FULL_GRID"))
-STRIDE = 4
+STRIDE = 6
 """Unless all values are wanted, a command meets every so manieth of the columns that it reads."""
-SLOW_STRIDES = {"copy": 8, "doctor --json": 8, "report": 8, "plan": 4}
+SLOW_STRIDES = {"copy": 12, "doctor --json": 12, "report": 12}
 LEFT_OUT = frozenset({"plot"})
 """Its libraries take seconds to load: `report/test_figure.py` has one damaged value of it."""
 LIGHT = ("list", "delete all", "density", "merges", "compare", "import", "trajectories", "recut", "show")

@@ -178,6 +178,7 @@ def commands(database: Path, file: Path) -> Iterator[list[str]]:
     yield ["report-clustering", "-o", str(database.with_suffix(".html"))]
 
 
+@pytest.mark.usefixtures("no_umap")
 def test_all_commands_work_on_embeddings_without_texts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     centres = np.repeat(np.eye(4, dtype=np.float32), 25, axis=0)

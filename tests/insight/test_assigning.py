@@ -177,6 +177,7 @@ def test_lists_and_details_say_how_many_are_predicted(assigned: Database) -> Non
     assert summary.record.n_embeddings == 1200
 
 
+@pytest.mark.usefixtures("no_umap")
 def test_exports_have_a_column_that_says_predicted(assigned: Database, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     succeed("export-clustering", "latest", path, "--with-map", db=assigned)
@@ -211,6 +212,7 @@ def test_what_is_computed_of_a_clustering_leaves_predictions_out(grown: Database
         assert before == after, command
 
 
+@pytest.mark.usefixtures("no_umap")
 def test_page_and_figure_say_that_they_have_no_predictions(assigned: Database) -> None:
     from panic_tda.report.figure import Style, read_scene
     from panic_tda.report.gathering import gather

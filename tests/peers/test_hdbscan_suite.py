@@ -59,8 +59,11 @@ globals().update({name: test for name, test in vars(_theirs).items() if name.sta
 
 
 @pytest.fixture(autouse=True)
-def _expected(request: pytest.FixtureRequest) -> None:
+def _expected(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(request, DIFFERENCES)
+    if request.node.name == "test_hdbscan_min_cluster_size":
+        # It fits once for every number of rows.
+        monkeypatch.setattr(_theirs, "X", _theirs.X[::5])
 
 
 def test_every_listed_difference_belongs_to_an_existing_test() -> None:

@@ -15,7 +15,7 @@ MILLISECONDS = 60_000
 
 
 @contextmanager
-def started() -> Iterator[Any]:
+def started() -> Iterator[Browser]:
     """Start Chromium; skips the tests where it or Playwright is missing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if CHROMIUM is None:
@@ -24,7 +24,7 @@ def started() -> Iterator[Any]:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox"], timeout=MILLISECONDS
         )
-        yield browser
+        yield Browser(browser)
         browser.close()
 
 
@@ -40,14 +40,33 @@ PLACES = """points => {
 """Where a whole map draws some of its points, in pixels from its corner."""
 
 
+class Browser:
+    """A browser with a context for each kind of settings.
+
+    Pages share the contexts, because they store nothing there, and a context of its own takes as long as
+    opening a page.
+    """
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+        self._contexts: dict[tuple[tuple[str, Any], ...], Any] = {}
+
+    def get_context(self, **settings: Any) -> Any:
+        """Return the context of the settings."""
+        key = tuple(sorted(settings.items()))
+        if key not in self._contexts:
+            # Without reduced motion, the page scrolls smoothly, and takes its time.
+            plain = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
+            context = self._contexts[key] = self.process.new_context(**plain | settings)
+            context.grant_permissions(["clipboard-read", "clipboard-write"])
+        return self._contexts[key]
+
+
 class Opened:
     """A page in a browser with its own settings, with its messages and requests."""
 
-    def __init__(self, browser: Any, path: Path, fragment: str = "", **settings: Any) -> None:
-        # Without reduced motion, the page scrolls smoothly, and takes its time.
-        plain = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
-        self.context = browser.new_context(**plain | settings)
-        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    def __init__(self, browser: Browser, path: Path, fragment: str = "", **settings: Any) -> None:
+        self.context = browser.get_context(**settings)
         self.page = self.context.new_page()
         self.messages: list[str] = []
         self.requested: list[str] = []
@@ -104,4 +123,4 @@ class Opened:
         return list(self.page.locator(selector).all_inner_texts())
 
     def close(self) -> None:
-        self.context.close()
+        self.page.close()

@@ -287,7 +287,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(
-    ("shape", "n_labels", "width"), [("square", 30, 7.2), ("far islands", 30, 7.2), ("square", 1, 3.5)]
+    ("shape", "n_labels", "width"), [("square", 15, 7.2), ("far islands", 15, 7.2), ("square", 1, 3.5)]
 )
 def test_labels_cover_no_points(shape: str, n_labels: int, width: float) -> None:
     from matplotlib.text import Text

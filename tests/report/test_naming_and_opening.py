@@ -75,14 +75,17 @@ def test_a_model_of_any_name_gives_a_file_in_this_folder(database: Path, model: 
     assert os.listdir() == [f"report{part}-{short_id(database)}.html"]
 
 
-def test_the_browser_of_the_environment_opens_the_page(database: Path, tmp_path: Path) -> None:
+def test_the_browser_of_the_environment_opens_the_page(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     browser, opened_pages = tmp_path / "browser", tmp_path / "seen"
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened_pages}\n')
     browser.chmod(0o755)
-    words = ("report-clustering", "--db", database, "-q", "-o", "a page.html")
-    assert run(*words, cwd=Path.cwd(), code=WITHOUT_UMAP, BROWSER=str(browser)).returncode == 0
+    monkeypatch.setenv("BROWSER", str(browser))
+    assert report(database, "-o", "a page.html").exit_code == 0
     assert not opened_pages.exists()
-    result = run(*words, "--force", "--open", cwd=Path.cwd(), code=WITHOUT_UMAP, BROWSER=str(browser))
+    words = ("report-clustering", "--db", database, "-q", "-o", "a page.html", "--force", "--open")
+    result = run(*words, cwd=Path.cwd(), code=WITHOUT_UMAP, BROWSER=str(browser))
     assert (result.returncode, result.stderr) == (0, "")
     assert opened_pages.read_text() == (Path.cwd() / "a page.html").as_uri()
 

@@ -13,7 +13,8 @@ from panic_tda.report.gathering import gather
 from panic_tda.report.page import render
 from panic_tda.storage.database import open_current
 from panic_tda.storage.read.results import find_clustering
-from tests.report.browser import PLACES, Opened
+from tests.report.browser import PLACES, Browser, Opened
+from tests.report.conftest import without_umap
 
 POINTS, CLUSTERS = 50_000, 1_000
 HOVER = """places => {
@@ -49,10 +50,10 @@ PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
 @pytest.fixture(scope="module")
-def large(plain_page: Path, no_umap: None) -> Path:
+def large(plain_page: Path) -> Path:
     """The plain page with as many points and clusters as a page may have, spread at random."""
     database = open_current(plain_page.parent / "walks.sqlite")
-    with database.session() as session:
+    with database.session() as session, without_umap():
         page = gather(database, find_clustering(session))
     rng = np.random.default_rng(0)
     page["texts"] = [f"a photograph of place {number} by the sea" for number in range(POINTS)]
@@ -137,9 +138,9 @@ def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Op
                 assert apart, (text, other_text)
 
 
-def test_first_paint_does_not_wait_for_the_data(large: Path, browser: Any) -> None:
+def test_first_paint_does_not_wait_for_the_data(large: Path, browser: Browser) -> None:
     for _ in range(5):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.process.new_context(viewport={"width": 1280, "height": 900})
         context.add_init_script(NOTE_READY)
         page = context.new_page()
         page.goto(large.as_uri())

@@ -80,7 +80,7 @@ def test_waiting_for_a_lock_is_logged_and_stops_at_a_signal(
 def test_a_released_lock_lets_the_command_succeed(upgraded: MakeFile) -> None:
     file = upgraded()
     lock = hold_lock(file.path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE")
-    with lock as connection, started(file, [*COMMAND, "cluster-embeddings"]) as process:
+    with lock as connection, started(file, [*COMMAND, "cluster-embeddings", "--backend", "tiled"]) as process:
         read_until(process, WAITING)
         connection.close()
         _, stderr = process.communicate(timeout=SECONDS)
@@ -90,7 +90,7 @@ def test_a_released_lock_lets_the_command_succeed(upgraded: MakeFile) -> None:
 
 def test_a_signal_while_waiting_to_save_makes_the_result_a_pending_file(upgraded: MakeFile) -> None:
     file = upgraded()
-    command = [sys.executable, "-c", HELD_UP, "cluster-embeddings", "Nomic"]
+    command = [sys.executable, "-c", HELD_UP, "cluster-embeddings", "Nomic", "--backend", "tiled"]
     with started(file, command) as process:
         read_until(process, "HERE NOW")
         with hold_lock(file.path, "BEGIN IMMEDIATE"):

@@ -228,7 +228,7 @@ def test_a_crash_in_the_middle_of_a_save_leaves_nothing_behind(
 ) -> None:
     from panic_tda.storage.write import pending
 
-    file = upgraded(FieldSpec(runs=60, length=60))
+    file = upgraded(FieldSpec(runs=36, length=60))
     first = make_finished(ids_of(file), seed=1)
     save(file.database, first)
     before = file.snapshot()
