@@ -211,7 +211,7 @@ class _Planner:
     ) -> FactorPlan:
         name, factor = placement.backend.name, plan.downsample
         progress.phase(f"read rows at factor {factor:,}")
-        wanted = min(census.n_usable, rows_to_measure(placement))
+        wanted = rows_to_measure(placement, census.n_usable)
         excerpt = read_row_sample(self._database, census, downsample=factor, n_rows=wanted)
         if not len(excerpt.vectors):
             return replace(plan, reason="all rows that were read are zero vectors")

@@ -13,26 +13,10 @@ from hypothesis import strategies as st
 from panic_tda import hdbscan
 from panic_tda.clustering import phases
 from panic_tda.clustering.placement import choose_placement
-from panic_tda.clustering.tiled import host, pass_work
-from panic_tda.clustering.tiled.layout import Layout, estimate_work
 from panic_tda.insight import costs
-from panic_tda.insight.costs import Costs, PhaseTime, measure, rows_to_measure
+from panic_tda.insight.costs import Costs, PhaseTime, find_square_share, measure, rows_to_measure
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
-
-
-def test_the_work_of_a_pass_is_that_which_its_progress_counts() -> None:
-    """The closed formula, against the list of all pairs of tiles."""
-    for name, (near_costs, decline) in pass_work.PASSES.items():
-        ratios = []
-        for n_tiles in (1, 2, 5, 16, 61):
-            n_rows = n_tiles * host.TILE_ROWS
-            starts = np.arange(n_tiles + 1) * host.TILE_ROWS
-            pairs = np.stack(np.triu_indices(n_tiles), axis=1).astype(np.int32)
-            layout = Layout(np.empty(n_rows, dtype=np.int32), starts)
-            listed = estimate_work(layout, pairs, near_costs, decline).sum() / host.TILE_ROWS**2
-            ratios.append(pass_work.count(name, n_rows, 384) / listed)
-        assert ratios == pytest.approx([1] * 5, rel=0.01)
 
 
 def make_costs(backend: str, measured: dict[str, PhaseTime], start: float = 0.0) -> Costs:
@@ -41,27 +25,41 @@ def make_costs(backend: str, measured: dict[str, PhaseTime], start: float = 0.0)
 
 
 def test_the_estimate_is_the_sum_of_the_start_and_all_phases() -> None:
-    measured = {"distances": PhaseTime(1.0, 2.0), phases.HIERARCHY: PhaseTime(0.5, 0.4)}
+    measured = {"distances": PhaseTime(1.0, 2.0, square_share=1.0), phases.HIERARCHY: PhaseTime(0.5, 0.4)}
     costs_of_rows = make_costs("sklearn", measured, start=0.5)
     # Distances of pairs on two cores, and a phase that waited more than it worked.
     assert costs_of_rows.predict(160_000) == pytest.approx(0.5 + 100 * 2.0 / 2 + 10 * 0.4)
     assert costs_of_rows.predict_work(16_000) == {"distances": 2.0, phases.HIERARCHY: 0.4}
 
 
-def test_passes_that_were_measured_at_64_000_rows_are_predicted_from_16_000() -> None:
-    """Processor seconds of both passes, of 16,000 and of 64,000 rows of 384 dimensions."""
-    seconds = {"neighbours": 0.62, "verify": 0.44, "join components": 0.15}
-    costs_of_rows = make_costs("tiled", {name: PhaseTime(value, value) for name, value in seconds.items()})
-    predicted = costs_of_rows.predict_work(64_000)
-    for name, value in (("neighbours", 4.6), ("verify", 5.5), ("join components", 0.4)):
-        assert predicted[name] == pytest.approx(value, rel=0.5 if name == "join components" else 0.3)
+def test_the_passes_of_200_000_rows_are_predicted_from_12_500_and_50_000() -> None:
+    """Processor seconds of both passes, of rows of 384 dimensions with the spectrum of captions."""
+    measured = {}
+    for phase, few, more in (("neighbours", 0.27, 1.73), ("verify", 0.16, 1.19)):
+        measured[phase] = PhaseTime(more, more, find_square_share(more, few, 12_500 / 50_000))
+    predicted = replace(make_costs("tiled", measured), n_rows=50_000).predict_work(200_000)
+    assert sum(predicted.values()) == pytest.approx(11.9 + 11.2, rel=0.5)
 
 
-@given(st.integers(2, 10**8), st.integers(2, 10**8), st.sampled_from([100, 384]))
-def test_more_rows_never_take_less(first: int, second: int, n_features: int) -> None:
-    for phase in (*pass_work.PASSES, "join components"):
-        fewer, more = (pass_work.count(phase, n, n_features) for n in sorted((first, second)))
-        assert 0 < fewer <= more
+@given(st.floats(1e-9, 1e-3), st.floats(0, 1e-6), st.integers(8, 10**5), st.integers(1, 10**8))
+def test_a_sum_of_rows_and_pairs_is_found_again(of_row: float, of_pair: float, sample: int, n: int) -> None:
+    def work(rows: int) -> float:
+        return of_row * rows + of_pair * rows**2
+
+    share = find_square_share(work(sample), work(sample // 4), (sample // 4) / sample)
+    measured = {"neighbours": PhaseTime(1.0, work(sample), share)}
+    predicted = replace(make_costs("tiled", measured), n_rows=sample).predict_work(n)["neighbours"]
+    assert predicted == pytest.approx(work(n), rel=1e-4)
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3), st.floats(0.01, 1), st.integers(1, 10**8), st.integers(1, 10**8))
+def test_more_rows_never_take_less(
+    work: float, work_of_part: float, part: float, first: int, second: int
+) -> None:
+    share = find_square_share(work, work_of_part, part)
+    costs_of_rows = make_costs("tiled", {"verify": PhaseTime(1.0, work, share)})
+    fewer, more = (costs_of_rows.predict_work(n)["verify"] for n in sorted((first, second)))
+    assert 0 <= fewer <= more
 
 
 def rows(n: int, d: int = 16) -> np.ndarray:
@@ -86,10 +84,10 @@ def test_a_sample_is_fitted_as_all_rows_will_be(backend: str, monkeypatch: pytes
     placement = choose_placement(parameters, 10_000, 16)
     result = measure(sample, parameters, placement, progress=Silent())
     np.testing.assert_array_equal(sample, before)
-    # Once more, for what only the first fit of a process does.
-    assert fits == [(400, 7), (400, 7)]
+    # A part twice, for what only the first fit of a process does.
+    assert fits == [(100, 7), (100, 7), (400, 7)]
     assert result.start >= 0
-    assert set(result.measured) >= phases.LINEAR - {phases.CORE_DISTANCES}
+    assert set(result.measured) >= {phases.NORMALISE, phases.HIERARCHY, phases.MEDOIDS}
     assert (phases.CORE_DISTANCES in result.measured) == (backend == "tiled")
     assert all(time.cores >= 1 for time in result.measured.values())
     assert 0 < result.predict(1_000) < result.predict(10_000) < result.predict(1_000_000)
@@ -130,7 +128,7 @@ def test_a_sample_warns_of_no_clusters(caplog: pytest.LogCaptureFixture) -> None
     assert "all 50 rows are outliers" in caplog.text
 
 
-def test_more_cores_measure_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cores_and_more_rows_measure_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = ClusteringParameters(backend="tiled")
     placement = choose_placement(parameters, 100, 16)
     host, on_device = (
@@ -139,10 +137,12 @@ def test_more_cores_measure_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
     for cores in (1, 2, 8, 1_000):
         monkeypatch.setattr(costs, "available_cores", lambda cores=cores: cores)
-        measured.append(rows_to_measure(host))
-    device_rows = rows_to_measure(on_device)
-    assert measured == sorted(set(measured))
-    assert measured[1] == pytest.approx(16_384, abs=2)
-    assert measured[-1] == device_rows
+        measured.append(rows_to_measure(host, 10**9))
+    assert measured == [65_536] * 4
+    for cores, n_rows in ((1, 10_000), (1, 10**5), (1, 2 * 10**5), (8, 10**5)):
+        monkeypatch.setattr(costs, "available_cores", lambda cores=cores: cores)
+        measured.append(rows_to_measure(host, n_rows))
+    assert measured[4:] == [10_000, 25_000, 50_000, pytest.approx(32_767, abs=2)]
+    assert rows_to_measure(on_device, 10**9) == 65_536
     sklearn = choose_placement(ClusteringParameters(backend="sklearn"), 100, 16)
-    assert rows_to_measure(sklearn) < measured[0]
+    assert rows_to_measure(sklearn, 10**9) == 4_096

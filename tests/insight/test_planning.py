@@ -368,7 +368,7 @@ def test_planning_reads_pieces_of_runs_of_what_is_large(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded(FieldSpec(runs=40, length=60))
-    monkeypatch.setattr(planning, "rows_to_measure", lambda _placement: 200)
+    monkeypatch.setattr(planning, "rows_to_measure", lambda _placement, n_rows: min(n_rows, 200))
     (plan,) = plan_clustering(file.database, ["Nomic"], downsamples=[1]).models[0].plans
     assert plan.n_rows == 1200
     assert 100 <= plan.measured_rows <= 200

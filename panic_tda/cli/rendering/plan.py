@@ -148,8 +148,8 @@ def workers_text(plan: WorkersPlan, width: int) -> str:
         ("loading compiled code", plan.start_seconds),
         ("all", plan.seconds),
     ]
-    if plan.local_seconds is not None and plan.local_seconds > plan.seconds:
-        times.append(("all, with the workers on this machine, whose cores they share", plan.local_seconds))
+    if plan.local_seconds is not None:
+        times.append(("all, with workers that share the cores of this machine", plan.local_seconds))
     memory = [
         ("each task of a worker", plan.task_bytes),
         ("this process", plan.client_bytes),
@@ -157,7 +157,7 @@ def workers_text(plan: WorkersPlan, width: int) -> str:
     ]
     basis = (
         f"{plan.n_rows:,} × {plan.n_features} with {plan.slots:,} {pluralize(plan.slots, 'worker')}: "
-        f"{duration(plan.cpu_seconds)} of processor time, predicted from one fit of {plan.measured_rows:,} "
+        f"{duration(plan.cpu_seconds)} of processor time, predicted from fits of up to {plan.measured_rows:,} "
         f"{pluralize(plan.measured_rows, 'row')} on this machine, random like those of captions. Assumed: "
         "each worker has a core like those here, and reads 200 MB/s."
     )

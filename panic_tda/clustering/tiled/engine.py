@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from panic_tda.arrays.namespace import device_library, namespace, on_device
+from panic_tda.clustering import phases
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, list_bytes
 from panic_tda.clustering.state_files import Form
@@ -326,7 +327,7 @@ class TiledBackend:
             # Before the tree, so that no tree is without them.
             options.checkpoint.save(_NEARER_ROWS, rows=nearer.rows, distances=nearer.distances)
         _log.debug("%d of %d lists were too short for an exact core distance", n_searched, len(weights))
-        options.progress.phase("forest")
+        options.progress.phase(phases.FOREST)
         if self.settings.initial_tree is not None:
             ends = self.settings.initial_tree(len(weights), rng)
             tree = forest.measure(space, cores, ends, team)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from panic_tda.arrays.namespace import to_host
+from panic_tda.clustering import phases
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.tiled.forest import measure
 from panic_tda.clustering.trees import find
@@ -89,7 +90,7 @@ def join_components(
     """
     n_components = len(np.unique(representative))
     if n_components > 1:
-        progress.phase("join components", float(n_components - 1))
+        progress.phase(phases.JOINING, float(n_components - 1))
     u: list[IntArray] = []
     v: list[IntArray] = []
     while (representative != representative[0]).any():

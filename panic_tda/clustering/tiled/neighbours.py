@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.arrays.namespace import to_host
+from panic_tda.clustering import phases
 from panic_tda.clustering.tiled.layout import Layout, estimate_work, find_batch_bounds, schedule_tile_pairs
 from panic_tda.clustering.tiled.state_checks import check_neighbours, neighbours_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
@@ -140,7 +141,7 @@ def announce(space: Space, layout: Layout, pairs: Int32Array, n_done: int, progr
     """Begin the phase, and return the work of each tile pair."""
     near, decline = (NEAR_WORK, DECLINE) if space.bounded else ((), 0.0)
     work = estimate_work(layout, pairs, near, decline)
-    progress.phase("neighbours", float(work.sum()))
+    progress.phase(phases.NEIGHBOURS, float(work.sum()))
     if n_done:
         progress.advance(float(work[:n_done].sum()))
     return work

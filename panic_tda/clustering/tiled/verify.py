@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from panic_tda.clustering import phases
 from panic_tda.clustering.tiled.improving_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.layout import (
     Layout,
@@ -130,7 +131,7 @@ def estimate_pass_work(space: Space, layout: Layout, pairs: Int32Array) -> Float
 
 def announce(work: FloatArray, n_done: int, progress: Progress) -> None:
     """Begin the phase, with the tile pairs that are done."""
-    progress.phase("verify", float(work.sum()))
+    progress.phase(phases.VERIFY, float(work.sum()))
     if n_done:
         progress.advance(float(work[:n_done].sum()))
 
