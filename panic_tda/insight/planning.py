@@ -46,7 +46,7 @@ from panic_tda.wording import pluralize
 
 DOWNSAMPLES = (1, 10, 100, 1_000)
 """Default sampling factors."""
-SAVED_ROWS_PER_SECOND, SAVED_BY_A_SERVER = 350_000, 40_000
+SAVED_ROWS_PER_SECOND, SAVED_BY_A_SERVER = 250_000, 40_000
 """Assignments with their tree that are saved per second, into an SQLite file and into PostgreSQL."""
 _REFINEMENTS = 3
 """Number of factors between the default ones that are tried to find the smallest that ends in time."""

@@ -2,8 +2,9 @@
 """Cluster rows by threads of one process and by Dask workers; compare the results, the time and the memory.
 
 The rows have the spectrum of captions, 384 dimensions. The table at the end has the processor time of all
-processes in the passes over all pairs of rows, and its ratio to that of threads. Workers have loaded their
-libraries and compiled code before. With --repeats, threads and workers take turns, and the table has medians.
+processes in the passes over all pairs of rows, its ratio to that of threads, and what
+`plan-clustering --rows` predicts from a sample. Workers have loaded their libraries and compiled code before.
+With --repeats, threads and workers take turns, and the table has medians.
 Give it a machine with nothing else to do.
 
 With --kill, a worker is ended by SIGKILL once in each pass. Labels, probabilities, medoids, core distances
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -32,15 +34,18 @@ from bench_data import trajectories_at_once
 from million import CAPTIONS
 
 from panic_tda.clustering import dask_executor
+from panic_tda.clustering.phases import PASSES
 from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.recipe import cluster_rows
+from panic_tda.devices.machine import available_cores
+from panic_tda.insight import scaling
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering
 
 _KILL_AFTER = 3
 _WARM_ROWS = 6_000
-_PASSES = ("neighbours", "verify")
+_PARAMETERS = ClusteringParameters(backend="tiled", epsilon=0.0)
 
 
 class Counted:
@@ -97,7 +102,7 @@ class Phases(Silent):
     @property
     def passes(self) -> tuple[float, float]:
         """Return the wall time and the processor time of the passes over all pairs of rows."""
-        wall, cpu = zip(*(self.seconds[phase] for phase in _PASSES), strict=True)
+        wall, cpu = zip(*(self.seconds[phase] for phase in PASSES), strict=True)
         return math.fsum(wall), math.fsum(cpu)
 
     @property
@@ -119,8 +124,12 @@ def main() -> None:
     rows = trajectories_at_once(arguments.rows, captions.shape[1], like=captions)
     print(f"{len(rows):,} × {rows.shape[1]}, load {os.getloadavg()[0]:.1f}", flush=True)
     _cluster(rows[:_WARM_ROWS], Silent(), None)
+    costs = scaling.measure_sample(*rows.shape, parameters=_PARAMETERS)
     rounds = [_run_round(rows, arguments.workers, kill=arguments.kill) for _ in range(arguments.repeats)]
-    print(f"\n{'':12}{'wall s':>10}{'CPU s':>10}{'passes: wall s':>16}{'CPU s':>10}{'of threads':>12}")
+    print(
+        f"\n{'':12}{'wall s':>10}{'CPU s':>10}{'passes: wall s':>16}{'CPU s':>10}{'of threads':>12}", end=""
+    )
+    print(f"{'predicted: wall s':>19}{'passes: CPU s':>15}")
     for name in rounds[0].times:
         times = [
             (*phases.total, *phases.passes) for phases in (one_round.times[name] for one_round in rounds)
@@ -129,7 +138,14 @@ def main() -> None:
             one_round.times[name].passes[1] / one_round.times["threads"].passes[1] for one_round in rounds
         ]
         wall, cpu, passes_wall, passes_cpu = (median(values) for values in zip(*times, strict=True))
-        print(f"{name:12}{wall:10.1f}{cpu:10.1f}{passes_wall:16.1f}{passes_cpu:10.1f}{median(ratios):12.2f}")
+        cells = f"{name:12}{wall:10.1f}{cpu:10.1f}{passes_wall:16.1f}{passes_cpu:10.1f}{median(ratios):12.2f}"
+        if name != "threads":
+            plan = scaling.predict(costs, len(rows), int(name.split()[0]), parameters=_PARAMETERS)
+            # These workers have loaded everything before.
+            plan = replace(plan, seconds=plan.seconds - plan.start_seconds, start_seconds=math.inf)
+            cells += f"{scaling.predict_local(plan, available_cores()):19.1f}"
+            cells += f"{plan.pass_seconds * plan.slots:15.1f}"
+        print(cells)
     sys.exit(0 if all(one_round.is_same for one_round in rounds) else 1)
 
 
@@ -158,10 +174,9 @@ def _run_round(rows: np.ndarray, counts: list[int], *, kill: bool) -> Round:
 
 
 def _cluster(rows: np.ndarray, progress: Progress, executor: Any) -> Clustering:
-    requested = ClusteringParameters(backend="tiled", epsilon=0.0)
     with tempfile.TemporaryDirectory(prefix="check_workers-") as folder:
-        placement = choose_placement(requested, *rows.shape, work_dir=Path(folder) / "work")
-        return cluster_rows(rows.copy(), requested, progress, placement=placement, executor=executor)
+        placement = choose_placement(_PARAMETERS, *rows.shape, work_dir=Path(folder) / "work")
+        return cluster_rows(rows.copy(), _PARAMETERS, progress, placement=placement, executor=executor)
 
 
 def _report(name: str, rows: np.ndarray, executor: Counted | None) -> tuple[Clustering, Phases]:

@@ -14,52 +14,53 @@ from panic_tda import hdbscan
 from panic_tda.clustering import phases
 from panic_tda.clustering.placement import choose_placement
 from panic_tda.insight import costs
-from panic_tda.insight.costs import Costs, PhaseTime, find_square_share, measure, rows_to_measure
+from panic_tda.insight.costs import Costs, PhaseTime, extrapolate, measure, rows_to_measure
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
 
 
 def make_costs(backend: str, measured: dict[str, PhaseTime], start: float = 0.0) -> Costs:
     parameters = ClusteringParameters(backend=backend)
-    return Costs(choose_placement(parameters, 16_000, 384), 16_000, 384, measured, start)
+    return Costs(choose_placement(parameters, 16_000, 384), 16_000, 384, 4_000, measured, start)
 
 
 def test_the_estimate_is_the_sum_of_the_start_and_all_phases() -> None:
-    measured = {"distances": PhaseTime(1.0, 2.0, square_share=1.0), phases.HIERARCHY: PhaseTime(0.5, 0.4)}
+    measured = {
+        "distances": PhaseTime(1.0, 2.0, work_of_part=2.0 / 16),
+        phases.HIERARCHY: PhaseTime(0.5, 0.4),
+    }
     costs_of_rows = make_costs("sklearn", measured, start=0.5)
     # Distances of pairs on two cores, and a phase that waited more than it worked.
     assert costs_of_rows.predict(160_000) == pytest.approx(0.5 + 100 * 2.0 / 2 + 10 * 0.4)
     assert costs_of_rows.predict_work(16_000) == {"distances": 2.0, phases.HIERARCHY: 0.4}
 
 
-def test_the_passes_of_200_000_rows_are_predicted_from_12_500_and_50_000() -> None:
-    """Processor seconds of both passes, of rows of 384 dimensions with the spectrum of captions."""
-    measured = {}
-    for phase, few, more in (("neighbours", 0.27, 1.73), ("verify", 0.16, 1.19)):
-        measured[phase] = PhaseTime(more, more, find_square_share(more, few, 12_500 / 50_000))
-    predicted = replace(make_costs("tiled", measured), n_rows=50_000).predict_work(200_000)
-    assert sum(predicted.values()) == pytest.approx(11.9 + 11.2, rel=0.5)
-
-
-@given(st.floats(1e-9, 1e-3), st.floats(0, 1e-6), st.integers(8, 10**5), st.integers(1, 10**8))
-def test_a_sum_of_rows_and_pairs_is_found_again(of_row: float, of_pair: float, sample: int, n: int) -> None:
-    def work(rows: int) -> float:
-        return of_row * rows + of_pair * rows**2
-
-    share = find_square_share(work(sample), work(sample // 4), (sample // 4) / sample)
-    measured = {"neighbours": PhaseTime(1.0, work(sample), share)}
-    predicted = replace(make_costs("tiled", measured), n_rows=sample).predict_work(n)["neighbours"]
-    assert predicted == pytest.approx(work(n), rel=1e-4)
-
-
-@given(st.floats(0, 1e3), st.floats(0, 1e3), st.floats(0.01, 1), st.integers(1, 10**8), st.integers(1, 10**8))
-def test_more_rows_never_take_less(
-    work: float, work_of_part: float, part: float, first: int, second: int
+@pytest.mark.parametrize(
+    ("n_rows", "measured"), [(16_384, (0.46, 0.08)), (32_768, (1.18, 0.19)), (65_536, (3.39, 0.46))]
+)
+def test_the_passes_of_200_000_rows_are_predicted_from_few(
+    n_rows: int, measured: tuple[float, float]
 ) -> None:
-    share = find_square_share(work, work_of_part, part)
-    costs_of_rows = make_costs("tiled", {"verify": PhaseTime(1.0, work, share)})
-    fewer, more = (costs_of_rows.predict_work(n)["verify"] for n in sorted((first, second)))
-    assert 0 <= fewer <= more
+    """Processor seconds of both passes over rows like captions × 384, and over a quarter of them."""
+    assert extrapolate(*measured, 1 / 4, 200_000 / n_rows) == pytest.approx(18.5, rel=0.3)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(0.01, 0.99), st.integers(1, 2), st.floats(0.01, 1e4))
+def test_rows_and_pairs_of_rows_are_extrapolated_exactly(
+    work: float, part: float, power: int, growth: float
+) -> None:
+    predicted = extrapolate(work, work * part**power, part, growth)
+    assert predicted == pytest.approx(work * growth**power, rel=1e-6)
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3), st.floats(0.01, 1), st.floats(1, 1e6), st.floats(1, 1e6))
+def test_more_rows_never_take_less(
+    work: float, work_of_part: float, part: float, first: float, second: float
+) -> None:
+    fewer, more = (extrapolate(work, work_of_part, part, growth) for growth in sorted((first, second)))
+    assert work <= fewer * (1 + 1e-9)
+    assert fewer <= more * (1 + 1e-9)
+    assert more <= work * max(first, second) ** 2 * (1 + 1e-9)
 
 
 def rows(n: int, d: int = 16) -> np.ndarray:

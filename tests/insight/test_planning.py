@@ -127,7 +127,7 @@ def test_a_plan_of_the_sample_matches_its_clustering(sample: Database) -> None:
 def slow_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate a machine on which a fit takes 3 s per row and everything else no time."""
     chosen = placement.choose_placement(ClusteringParameters(), 200, 16)
-    law = Costs(chosen, 200, 16, {phases.HIERARCHY: PhaseTime(600.0, 600.0)}, start=0.0)
+    law = Costs(chosen, 200, 16, 50, {phases.HIERARCHY: PhaseTime(600.0, 600.0)}, start=0.0)
     monkeypatch.setattr(planning, "measure", lambda *_, **__: law)
 
 

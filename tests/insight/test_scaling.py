@@ -42,12 +42,12 @@ class CountingExecutor(ThreadExecutor):
 @pytest.fixture(scope="module")
 def costs() -> Costs:
     measured = {
-        "neighbours": PhaseTime(3.0, 6.0),
-        "verify": PhaseTime(2.0, 4.0),
+        "neighbours": PhaseTime(3.0, 6.0, 1.0),
+        "verify": PhaseTime(2.0, 4.0, 0.5),
         "hierarchy": PhaseTime(1.0, 1.0),
     }
     placement = choose_placement(ClusteringParameters(backend="tiled"), 16_384, 200)
-    return Costs(placement, 16_384, 200, measured, start=0.5)
+    return Costs(placement, 16_384, 200, 4_096, measured, start=0.5)
 
 
 def test_tasks_bytes_and_memory_are_those_of_a_fit(costs: Costs) -> None:

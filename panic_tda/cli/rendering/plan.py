@@ -157,9 +157,9 @@ def workers_text(plan: WorkersPlan, width: int) -> str:
     ]
     basis = (
         f"{plan.n_rows:,} × {plan.n_features} with {plan.slots:,} {pluralize(plan.slots, 'worker')}: "
-        f"{duration(plan.cpu_seconds)} of processor time, predicted from fits of up to {plan.measured_rows:,} "
-        f"{pluralize(plan.measured_rows, 'row')} on this machine, random like those of captions. Assumed: "
-        "each worker has a core like those here, and reads 200 MB/s."
+        f"{duration(plan.cpu_seconds)} of processor time, predicted from fits of up to "
+        f"{plan.measured_rows:,} {pluralize(plan.measured_rows, 'row')} on this machine, random like those "
+        "of captions. Assumed: each worker has a core like those here, and reads 200 MB/s."
     )
     tables = [
         table((Column(title, elastic=True), Column("about", right=True)), rows, width)
