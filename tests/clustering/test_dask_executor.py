@@ -479,6 +479,21 @@ def test_a_host_that_is_cut_off_loses_nothing(
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_frozen_worker_loses_nothing(
+    cluster: Cluster, rows: np.ndarray, tree: SpanningTree, tmp_path: Path
+) -> None:
+    with run_worker(cluster) as frozen, cluster.connect() as executor:
+
+        def freeze(n_results: int) -> None:
+            if n_results == 3:
+                frozen.send_signal(signal.SIGSTOP)
+
+        wait_until(lambda: executor.slots == 2)
+        assert_same(fit(rows, executor=Watched(executor, freeze), work_dir=tmp_path / "work"), tree)
+        assert executor.slots == 1
+
+
+@pytest.mark.usefixtures("worker")
 def test_work_goes_on_after_the_scheduler_was_killed(
     cluster: Cluster, tmp_path: Path, rows: np.ndarray, tree: SpanningTree
 ) -> None:

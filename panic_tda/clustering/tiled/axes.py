@@ -26,8 +26,10 @@ import numpy as np
 
 from panic_tda.arrays.namespace import squared_lengths, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
+from panic_tda.clustering.tiled.workers import map_parts
 
 if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import Array, ArrayModule, FloatArray
 
 DEFAULT_N_AXES = 64
@@ -132,7 +134,7 @@ def choose_n_axes(vectors: Array, axes: FloatArray, rng: np.random.Generator) ->
     return min(cost, key=lambda m: cost[m])
 
 
-def project_rows(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
+def project_rows(xp: ArrayModule, vectors: Array, axes: FloatArray, team: Workers | None = None) -> Array:
     """Return each row's coordinates on the axes, followed by the length of its residual.
 
     Parameters
@@ -143,6 +145,8 @@ def project_rows(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
         Unit rows, an array of `xp` or in host memory.
     axes : (d, n_axes) float64
         Orthonormal columns.
+    team : Workers, optional
+        Threads that share the work.
 
     Returns
     -------
@@ -153,7 +157,8 @@ def project_rows(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
     n, m = len(vectors), axes.shape[1]
     columns = xp.asarray(axes)
     projected = xp.empty((n, m + 1), dtype=xp.float32)
-    for rows in slices(n, _CHUNK_ROWS):
+
+    def project(rows: slice) -> None:
         chunk = take_slice(xp, vectors, rows).astype(xp.float64)
         z = chunk @ columns
         square_residual = squared_lengths(chunk) - squared_lengths(z)
@@ -161,6 +166,8 @@ def project_rows(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
         residual = xp.sqrt(xp.maximum(square_residual, 0.0) + 1e-12).astype(xp.float32)
         projected[rows, :m] = z
         projected[rows, m] = xp.nextafter(residual, xp.asarray(xp.inf, dtype=xp.float32))
+
+    map_parts(team, project, n, _CHUNK_ROWS)
     return projected
 
 

@@ -59,7 +59,8 @@ class BlockSearch:
         positions[layout.order] = np.arange(len(layout.order))
         by_position = np.argsort(positions[rows])
         rows, missing = rows[by_position], missing[by_position]
-        files, query_rows = self._writer.write(layout.order), self._writer.write_vectors(rows)
+        files = self._writer.write(layout.order, bounded=self._writer.space.bounded)
+        query_rows = self._writer.write_vectors(rows)
         executor = self._executor
         bounds = layout.starts[divide_tiles(layout.n_tiles, executor.slots, on_device=executor.on_device)]
         # Only of the groups that are being compared: a group is drawn when the one before it is nearly done.

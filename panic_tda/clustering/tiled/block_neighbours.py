@@ -61,7 +61,7 @@ def fill_lists(
     is_done = np.arange(len(pairs)) < n_done
     if is_done.all():
         return layout
-    files = writer.write(layout.order)
+    files = writer.write(layout.order, bounded=space.bounded)
     bounds = divide_tiles(layout.n_tiles, executor.slots, on_device=executor.on_device)
     groups = group_pairs(pairs, np.flatnonzero(~is_done), bounds)
 

@@ -105,7 +105,7 @@ class BlockVerifier:
         is_done = np.arange(len(pairs)) < at.n_done
         if is_done.all():
             return at.tree, False
-        files = self._writer.write(order)
+        files = self._writer.write(order, bounded=self._space.bounded)
         current = _CurrentTree(at.tree, at.leaves, self._cores, self._starts)
         n_tiles, executor = len(self._starts) - 1, self._executor
         bounds = divide_tiles(n_tiles, executor.slots, on_device=executor.on_device)

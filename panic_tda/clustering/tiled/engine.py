@@ -229,7 +229,7 @@ class TiledBackend:
             if options.metric == EUCLIDEAN:
                 space = build_lifted_space(vectors)
             else:
-                space = build_space(xp, vectors, self._n_axes(n, xp), rng)
+                space = build_space(xp, vectors, self._n_axes(n, xp), rng, team)
             writer = sharing.open_writer(space, options, folder)
             stage = self._load_stage(options, _INITIAL_TREE, vectors.shape) or self._build_initial_tree(
                 space, weights, options, team, rng, writer
@@ -308,8 +308,6 @@ class TiledBackend:
         writer: RowWriter | None,
     ) -> _Stage:
         searched_space = space if self.settings.bound_neighbours else replace(space, bounded=False)
-        if writer is not None:
-            writer.space = searched_space
         where, lists = self._find_neighbours(searched_space, options, team, rng, writer)
         nearer = self._make_nearer_lists(space.vectors.shape, options) if options.keep_neighbours else None
         cores, n_searched = measure_core_distances(
@@ -357,7 +355,7 @@ class TiledBackend:
         writer: RowWriter | None,
     ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.tree_min_samples)
-        where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp, options), rng)
+        where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp, options), rng, team)
         folder = None
         limit = options.memory_limit if space.xp is np else None
         if limit is not None and self.memory(space, options, team) > limit:
@@ -433,7 +431,6 @@ class TiledBackend:
         if options.executor is None or writer is None:
             verifier = verify.Verifier(space, cores, team=team, **settings)
         else:
-            writer.space = space
             verifier = BlockVerifier(space, cores, executor=options.executor, writer=writer, **settings)
         tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)

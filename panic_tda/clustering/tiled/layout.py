@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
-from panic_tda.arrays.rows import slices
+from panic_tda.clustering.tiled.workers import map_parts
 
 if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import Array, Float32Array, FloatArray, Int32Array, IntArray
 
 MAX_TILE_ROWS = 46_340
@@ -77,7 +78,9 @@ def tile_starts(n: int, tile_rows: int) -> IntArray:
     return np.linspace(0, n, -(-n // tile_rows) + 1).astype(np.int64)
 
 
-def build_local_layout(coordinates: Array, tile_rows: int, rng: np.random.Generator) -> Layout:
+def build_local_layout(
+    coordinates: Array, tile_rows: int, rng: np.random.Generator, team: Workers | None = None
+) -> Layout:
     """Put similar rows into the same tile, and similar tiles side by side.
 
     Some random rows are pivots. Each row joins the pivot with which it has the largest dot product. The
@@ -92,6 +95,8 @@ def build_local_layout(coordinates: Array, tile_rows: int, rng: np.random.Genera
         Most rows of a tile.
     rng : numpy.random.Generator
         Draws the pivots.
+    team : Workers, optional
+        Threads that share the work.
 
     Returns
     -------
@@ -105,8 +110,11 @@ def build_local_layout(coordinates: Array, tile_rows: int, rng: np.random.Genera
         return Layout(np.arange(n, dtype=np.int32), starts)
     pivots = coordinates[xp.asarray(np.sort(rng.choice(n, n_pivots, replace=False)))]
     nearest_pivot = np.empty(n, dtype=np.int64)
-    for part in slices(n, _CHUNK_ROWS):
+
+    def choose_pivots(part: slice) -> None:
         nearest_pivot[part] = to_host(xp.argmax(coordinates[part] @ pivots.T, axis=1))
+
+    map_parts(team, choose_pivots, n, _CHUNK_ROWS)
     rank = np.empty(n_pivots, dtype=np.int64)
     rank[_find_tour(to_host(pivots @ pivots.copy().T))] = np.arange(n_pivots)
     return Layout(np.argsort(rank[nearest_pivot], kind="stable").astype(np.int32), starts)

@@ -14,9 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from panic_tda.arrays.namespace import namespace, squared_lengths, take_slice
-from panic_tda.arrays.rows import slices
+from panic_tda.clustering.tiled.workers import map_parts
 
 if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import Array, ArrayModule
 
 UNIT_ROUNDOFF = 2.0**-24
@@ -24,14 +25,14 @@ UNIT_ROUNDOFF = 2.0**-24
 _CHUNK_ROWS = 2_048
 
 
-def norm_error(xp: ArrayModule, vectors: Array) -> float:
-    """Return the largest | ‖x‖² - 1 | over the rows, rounded up."""
-    worst = 0.0
-    for rows in slices(len(vectors), _CHUNK_ROWS):
+def norm_error(xp: ArrayModule, vectors: Array, team: Workers | None = None) -> float:
+    """Return the largest | ‖x‖² - 1 | over the rows, rounded up; the threads of a team share the work."""
+
+    def measure(rows: slice) -> float:
         chunk = take_slice(xp, vectors, rows).astype(xp.float64)
-        squares = squared_lengths(chunk)
-        worst = max(worst, float(xp.max(xp.absolute(squares - 1))))
-    return worst + 1e-12
+        return float(xp.max(xp.absolute(squared_lengths(chunk) - 1)))
+
+    return max(map_parts(team, measure, len(vectors), _CHUNK_ROWS), default=0.0) + 1e-12
 
 
 def product_margin(n_features: int, norm_error: float) -> float:

@@ -101,7 +101,7 @@ class RowWriter:
     Parameters
     ----------
     space : Space
-        n rows in host memory. It may be replaced by one with the same rows and coordinates.
+        n rows in host memory.
     folder : Path
         Folder that all workers see.
     on_device : bool
@@ -117,8 +117,15 @@ class RowWriter:
         self.space, self._folder, self.on_device = space, folder, on_device
         self._paths: set[Path] = set()
 
-    def write(self, order: Int32Array) -> RowFiles:
-        """Write the rows, and their coordinates if the space has a bound, in an order.
+    def write(self, order: Int32Array, *, bounded: bool) -> RowFiles:
+        """Write the rows in an order.
+
+        Parameters
+        ----------
+        order : (n,) int32
+            Row of each position.
+        bounded : bool
+            Whether the tasks use the bound of the space, and so need its coordinates.
 
         Raises
         ------
@@ -126,11 +133,9 @@ class RowWriter:
             A file cannot be written; the message has its size and the folder.
         """
         vectors = self.write_vectors(order)
-        coordinates = self.write_coordinates(order) if self.space.bounded else vectors
-        space = self.space
-        return RowFiles(
-            vectors, coordinates, space.bounded, space.margin, space.slack, on_device=self.on_device
-        )
+        coordinates = self.write_coordinates(order) if bounded else vectors
+        margin, slack = self.space.margin, self.space.slack
+        return RowFiles(vectors, coordinates, bounded, margin, slack, on_device=self.on_device)
 
     def write_vectors(self, order: Int32Array | IntArray) -> MatrixFile:
         """Write some rows, or all, in an order; see `write`."""

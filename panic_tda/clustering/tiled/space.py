@@ -26,6 +26,7 @@ from panic_tda.clustering.tiled.contract import Kernels, Space
 from panic_tda.errors import PanicTdaError
 
 if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import Array, ArrayModule, Float32Array, FloatArray
 
 _SAMPLE_ROWS = 512
@@ -41,7 +42,13 @@ def select_kernels(xp: ArrayModule) -> Kernels:
     return module
 
 
-def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random.Generator) -> Space:
+def build_space(
+    xp: ArrayModule,
+    vectors: Array,
+    n_axes: int | None,
+    rng: np.random.Generator,
+    team: Workers | None = None,
+) -> Space:
     """Measure the margins of the rows, and project them on principal axes if that saves time.
 
     Parameters
@@ -55,6 +62,8 @@ def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.ran
         host memory.
     rng : numpy.random.Generator
         Draws the samples from which the axes and their number are found.
+    team : Workers, optional
+        Threads that share the work.
 
     Returns
     -------
@@ -67,7 +76,7 @@ def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.ran
         The library multiplies with less than float32 precision.
     """
     d = vectors.shape[1]
-    norm_error = margins.norm_error(xp, vectors)
+    norm_error = margins.norm_error(xp, vectors, team)
     margin = margins.product_margin(d, norm_error)
     require_float32_precision(xp, vectors, margin)
     if not axes.bound_saves_time(axes.DEFAULT_N_AXES if n_axes is None else n_axes, d):
@@ -75,7 +84,7 @@ def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.ran
     principal_axes = axes.find_principal_axes(xp, vectors, rng)
     if n_axes is None:
         n_axes = axes.choose_n_axes(vectors, principal_axes, rng)
-    coordinates = axes.project_rows(xp, vectors, np.ascontiguousarray(principal_axes[:, :n_axes]))
+    coordinates = axes.project_rows(xp, vectors, np.ascontiguousarray(principal_axes[:, :n_axes]), team)
     slack = margin + margins.bound_margin(n_axes, norm_error)
     return Space(vectors, coordinates, True, margin, slack, xp, select_kernels(xp))
 

@@ -93,6 +93,15 @@ class Workers:
                 progress.advance(float(amount))
 
 
+def map_parts(team: Workers | None, work: Callable[[slice], Result], n: int, part_rows: int) -> list[Result]:
+    """Call `work` on slices of `n` rows, in the threads of a team or, without one, in this thread.
+
+    The slices do not depend on the number of threads, so that no number depends on it either.
+    """
+    parts = slices(n, part_rows)
+    return list(map(work, parts) if team is None else team.map(work, parts))
+
+
 class _Shared:
     """A context that all threads of the process share: the first one in enters it, the last one out leaves.
 

@@ -71,7 +71,7 @@ def written(tmp_path: Path) -> tuple[RowWriter, np.ndarray, RowFiles]:
     rows = rows_of(900, 200)
     space = build_space(np, rows, 48, np.random.default_rng(0))
     writer, order = RowWriter(space, tmp_path), np.random.default_rng(2).permutation(900).astype(np.int32)
-    return writer, order, writer.write(order)
+    return writer, order, writer.write(order, bounded=space.bounded)
 
 
 def test_a_part_is_read_as_it_was_written(written: tuple[RowWriter, np.ndarray, RowFiles]) -> None:
@@ -90,15 +90,15 @@ def test_the_same_rows_in_the_same_order_are_written_once(
 ) -> None:
     writer, order, files = written
     before = os.stat(files.vectors.path)
-    assert writer.write(order) == files
+    assert writer.write(order, bounded=files.bounded) == files
     assert os.stat(files.vectors.path).st_ino == before.st_ino
-    reversed_files = writer.write(order[::-1].copy())
+    reversed_files = writer.write(order[::-1].copy(), bounded=files.bounded)
     assert not {reversed_files.vectors, reversed_files.coordinates} & {files.vectors, files.coordinates}
     # What was cut off is written anew.
     os.truncate(files.vectors.path, 1000)
     with pytest.raises(OSError, match="too short"):
         files.read([(800, 900)])
-    assert writer.write(order).vectors.path.stat().st_size == before.st_size
+    assert writer.write(order, bounded=files.bounded).vectors.path.stat().st_size == before.st_size
     assert not files.vectors.path.stat().st_mode & 0o077
     writer.remove_files()
     assert list(files.vectors.path.parent.iterdir()) == []
@@ -107,7 +107,7 @@ def test_the_same_rows_in_the_same_order_are_written_once(
 def test_a_folder_that_cannot_be_written_is_named_with_the_size(tmp_path: Path) -> None:
     space = build_space(np, rows_of(300, 20), 0, np.random.default_rng(0))
     with pytest.raises(NoRoom, match=r"could not be written in .*gone .*--work-dir"):
-        RowWriter(space, tmp_path / "gone").write(np.arange(300, dtype=np.int32))
+        RowWriter(space, tmp_path / "gone").write(np.arange(300, dtype=np.int32), bounded=space.bounded)
 
 
 def test_an_entry_that_comes_twice_stands_once_in_a_list() -> None:
