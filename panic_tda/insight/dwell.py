@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from panic_tda.insight.memoryless import MemorylessTest, memoryless_test
 from panic_tda.types import BoolArray, FloatArray, IntArray
@@ -126,12 +127,8 @@ def survival_curve(ended: FloatArray, cut_off: FloatArray) -> tuple[FloatArray, 
     """
     if not len(ended):
         return np.empty(0), np.empty(0)
-    # To import scipy.stats takes longer than all else that show-trajectories does.
-    durations, ended = np.sort(np.concatenate([ended, cut_off])), np.sort(ended)
-    times = np.unique(durations)
-    n_at_risk = len(durations) - np.searchsorted(durations, times)
-    n_ended = np.searchsorted(ended, times, side="right") - np.searchsorted(ended, times)
-    return times, np.cumprod((n_at_risk - n_ended) / n_at_risk, dtype=np.float64)
+    survival = stats.ecdf(stats.CensoredData(uncensored=ended, right=cut_off)).sf
+    return survival.quantiles, survival.probabilities
 
 
 def exponential_mean(ended: FloatArray, cut_off: FloatArray, *, spacing: int = 1) -> float | None:
