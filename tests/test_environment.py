@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 RECORDING_PYTHON = """#!/bin/sh
-echo "$*" >> "$(dirname "$0")/../calls"
+echo "$(basename "$0") $*" >> "$(dirname "$0")/../calls"
+case "$*" in *"config list"*) [ -z "$PIP_INDEX_URL" ] || echo ":env:.index-url='$PIP_INDEX_URL'" ;; esac
 """
 
 
@@ -61,6 +62,18 @@ def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -
     )
     text = calls.read_text() if calls.exists() else ""
     return " ".join(re.findall(r"-r env/(\S+)\.txt", text)), process.stderr
+
+
+@pytest.mark.parametrize(
+    ("index", "program"), [({}, "uv"), ({"PIP_INDEX_URL": "https://mirror.example/simple"}, "python")]
+)
+def test_uv_installs_unless_pip_is_configured_with_an_index(
+    checkout: Path, index: dict[str, str], program: str
+) -> None:
+    _write_program(checkout / ".venv" / "bin" / "uv", RECORDING_PYTHON)
+    assert _installed(checkout, **index)[0] == "cpu"
+    lines = (checkout / ".venv" / "calls").read_text().splitlines()
+    assert [line.split()[0] for line in lines if "-r env/cpu.txt" in line] == [program]
 
 
 @pytest.mark.parametrize(
