@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from panic_tda.arrays import device
 from panic_tda.clustering import backends, geometry
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.checkpoint import Checkpoint, remove_all_states
+from panic_tda.clustering.executor_choice import choose_devices, choose_exact, open_executor
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement, require_host_memory
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
@@ -23,9 +24,7 @@ from panic_tda.disk import require_own_folder
 from panic_tda.doubts import Wording
 from panic_tda.errors import (
     BackendFailure,
-    InvalidParameter,
     PanicTdaError,
-    UnsupportedOnBackend,
     release_frames,
     unexpected,
 )
@@ -50,7 +49,7 @@ from panic_tda.storage.read.results import list_clusterings as list_clusterings
 from panic_tda.storage.schema.tables import utc_now
 from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_write_pending
 from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
-from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
+from panic_tda.types import FAILED, SKIPPED, EmbeddingMatrix, FinishedClustering, ModelOutcome
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
@@ -110,8 +109,8 @@ def cluster_all_data(
     resources = resources or Resources()
     parameters = parameters or ClusteringParameters()
     if resources.uses_dask:
-        parameters = _choose_exact(parameters)
-    devices = _choose_devices(resources, parameters)
+        parameters = choose_exact(parameters)
+    devices = choose_devices(resources, parameters)
     database = open_current(database)
     if resources.work_dir is not None:
         require_work_folder(resources.work_dir, database.path)
@@ -133,7 +132,7 @@ def cluster_all_data(
     # Invalid input that the indexes reveal is reported before the first fit, which may take hours.
     refused = {census.model: _refuse_model(job, census) for census in chosen}
     accepted = [census for census in chosen if refused[census.model] is None]
-    with _open_executor(job.resources, devices) if accepted else contextlib.nullcontext() as executor:
+    with open_executor(job.resources, devices) if accepted else contextlib.nullcontext() as executor:
         clustered = _cluster_models(replace(job, executor=executor), accepted, devices)
     return [refused[census.model] or clustered[census.model] for census in chosen]
 
@@ -227,60 +226,6 @@ def _report_without_result(
         n_sampled=census.n_sampled,
         n_excluded=census.n_orphans + census.n_sampled - (census.n_usable if n_usable is None else n_usable),
     )
-
-
-def _choose_exact(parameters: ClusteringParameters) -> ClusteringParameters:
-    """Return the parameters with the backend whose work Dask workers can share."""
-    from panic_tda.clustering import dask_executor
-
-    if parameters.backend not in (backends.AUTO, backends.TILED):
-        raise UnsupportedOnBackend(
-            f"backend {parameters.backend} works in one process: use --backend tiled with --workers or "
-            "--scheduler"
-        )
-    if (reason := dask_executor.unavailable_reason()) is not None:
-        raise UnsupportedOnBackend(reason)
-    return replace(parameters, backend=backends.TILED, exact=True)
-
-
-@contextlib.contextmanager
-def _open_executor(resources: Resources, devices: Sequence[int]) -> Iterator[Executor | None]:
-    """Open the workers that share the work of each fit; None is this process."""
-    if not resources.uses_dask:
-        yield None
-        return
-    from panic_tda.clustering import dask_executor
-
-    if resources.scheduler is not None:
-        opened = dask_executor.connect(resources.scheduler, use_devices=resources.devices != ())
-    else:
-        environments = [cuda.environment(number) for number in devices] or None
-        opened = dask_executor.start_workers(resources.workers or 1, environments)
-    with opened as executor:
-        yield executor
-
-
-def _choose_devices(resources: Resources, parameters: ClusteringParameters) -> tuple[int, ...]:
-    if resources.scheduler is not None:
-        return ()
-    if resources.workers is not None:
-        return _choose_worker_devices(resources.workers, resources.devices)
-    # `cuda.choose` imports CuPy, which takes seconds and which these backends do not need.
-    if parameters.backend in backends.ON_HOST and not resources.devices:
-        return ()
-    chosen = cuda.choose(resources.devices)
-    return () if parameters.backend in backends.ON_HOST else chosen
-
-
-def _choose_worker_devices(n_workers: int, numbers: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Choose a device for each worker process of this machine; none if there is no device."""
-    devices = cuda.choose(numbers)
-    if devices and n_workers > len(devices):
-        raise InvalidParameter(
-            f"workers must be at most {len(devices)}, the number of CUDA devices, as each worker has one; "
-            f"got {n_workers}. To compute on processors, use --devices none"
-        )
-    return devices[:n_workers]
 
 
 def _cluster_models(
@@ -397,27 +342,8 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     progress = Prefixed(job.progress, f"{census.model}: ")
     started_at, began = utc_now(), time.monotonic()
     folder = job.work_dir(census.model)
-    matrix = load_embeddings(
-        job.database,
-        census,
-        downsample=job.downsample,
-        skip_invalid=job.skip_invalid,
-        progress=progress,
-        memory_limit=job.resources.memory_limit,
-        work_dir=folder,
-        to_device=placement.rows_on_device,
-        zeros_allowed=job.parameters.metric != COSINE,
-    )
+    matrix = _load(job, census, placement, progress)
     loaded = time.monotonic()
-    _log.info(
-        "%s: %d embeddings, %d after downsampling by %d, %d excluded, %d to cluster in %d dimensions",
-        matrix.model,
-        matrix.n_total,
-        matrix.n_sampled,
-        matrix.downsample,
-        matrix.n_excluded,
-        *matrix.vectors.shape,
-    )
     if len(matrix.ids) < MIN_ROWS:
         return _report_skipped(job, census, len(matrix.ids))
     progress.phase("fingerprint")
@@ -432,7 +358,6 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         executor=job.executor,
         about=matrix.chosen | {"input_sha256": fingerprint, "seconds": {"load": loaded - began}},
     )
-    record = clustering.record
     to_store = clustering if job.resources.keep_tree else replace(clustering, tree=None)
     finished = build_result(matrix, to_store, started_at)
     progress.phase("save")
@@ -441,15 +366,35 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     if checkpoint is not None:
         _remove_checkpoint(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
-    outcome = _report_clustered(finished, record.seconds | {"save": time.monotonic() - saving})
-    warn_if_doubtful(
-        record,
-        clustering.tree,
-        name=matrix.model,
-        wording=job.wording,
-        remedy=recut_hint(job.database, finished, job.wording),
-    )
+    outcome = _report_clustered(finished, finished.record.seconds | {"save": time.monotonic() - saving})
+    remedy = recut_hint(job.database, finished, job.wording)
+    warn_if_doubtful(finished.record, clustering.tree, name=matrix.model, wording=job.wording, remedy=remedy)
     return outcome
+
+
+def _load(job: _Job, census: ModelCensus, placement: Placement, progress: Progress) -> EmbeddingMatrix:
+    """Load a model's rows into the memory that the placement names, and log their counts."""
+    matrix = load_embeddings(
+        job.database,
+        census,
+        downsample=job.downsample,
+        skip_invalid=job.skip_invalid,
+        progress=progress,
+        memory_limit=job.resources.memory_limit,
+        work_dir=job.work_dir(census.model),
+        to_device=placement.rows_on_device,
+        zeros_allowed=job.parameters.metric != COSINE,
+    )
+    _log.info(
+        "%s: %d embeddings, %d after downsampling by %d, %d excluded, %d to cluster in %d dimensions",
+        matrix.model,
+        matrix.n_total,
+        matrix.n_sampled,
+        matrix.downsample,
+        matrix.n_excluded,
+        *matrix.vectors.shape,
+    )
+    return matrix
 
 
 def _remove_checkpoint(checkpoint: Checkpoint) -> None:

@@ -141,9 +141,9 @@ def place(table: Table, **wanted: Any) -> int:
     return record
 
 
-def import_tables(folder: Path, tables: Tables, database: Database) -> ImportSummary:
+def import_tables(folder: Path, tables: Tables, database: Database, **options: Any) -> ImportSummary:
     """Write a dump and import it."""
-    return import_embeddings([write_dump(folder, tables)], database)
+    return import_embeddings([write_dump(folder, tables)], database, **options)
 
 
 def count(database: Database) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ from panic_tda.types import Float32Array, IntArray
 Kind = tuple[str, Callable[[pa.DataType], bool]]
 """Allowed types of a column: their name in messages, and a function that checks a type."""
 OUTPUT_TYPES = ("TEXT", "IMAGE")
+BATCH_ROWS, MAX_BATCH_ROWS = 8192, 32_768
+"""Number of rows that are read at a time, and the largest number that callers may choose."""
 CONTAINS_NUL = "holds the character NUL, which databases do not accept in texts"
 
 

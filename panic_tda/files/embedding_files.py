@@ -15,6 +15,7 @@ from panic_tda.errors import WrongUsage
 from panic_tda.files.arrow_files import translate_read_errors
 from panic_tda.files.column_choice import Columns, require_text_and_vector
 from panic_tda.files.columns import (
+    BATCH_ROWS,
     CONTAINS_NUL,
     INTEGERS,
     STRINGS,
@@ -36,7 +37,6 @@ from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
 from panic_tda.storage.write.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.types import IntArray
 
-BATCH_ROWS = 8192
 REQUIRED: dict[str, Kind] = {"text": STRINGS, "vector": VECTORS}
 RUNS: Kind = ("strings or integers", lambda kind: is_text(kind) or is_number(kind))
 NETWORKS: Kind = (
@@ -74,6 +74,8 @@ class EmbeddingFile:
         Names of columns that differ from the defaults, and whether the file has texts.
     texts : Path, optional
         A file with a text for each row of a NumPy array (see `texts_files`).
+    batch_rows : int
+        Number of rows to read at a time, at most `MAX_BATCH_ROWS`.
 
     Raises
     ------
@@ -93,8 +95,10 @@ class EmbeddingFile:
         *,
         columns: Columns | None = None,
         texts: Path | None = None,
+        batch_rows: int = BATCH_ROWS,
     ) -> None:
         self.path = path
+        self._batch_rows = batch_rows
         self._model = model
         columns = columns or Columns()
         if texts is not None and (columns.no_text or columns.text is not None):
@@ -134,7 +138,7 @@ class EmbeddingFile:
         return "sequence_number" in self._columns
 
     def batches(self, name: str = "", *, skip_invalid: bool = False) -> Generator[EmbeddingBatch, None, None]:
-        """Read the file once, some thousand rows at a time.
+        """Read the file once, `batch_rows` rows at a time.
 
         Parameters
         ----------
@@ -176,7 +180,7 @@ class EmbeddingFile:
             yield self._read_outputs(rows)[0], rows.numbers if numbers is None else numbers
 
     def _read_rows(self, columns: list[str]) -> Iterator[Rows]:
-        return read_rows(self._file, columns, batch_rows=BATCH_ROWS)
+        return read_rows(self._file, columns, batch_rows=self._batch_rows)
 
     def _divide_rows(
         self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]
@@ -254,7 +258,7 @@ class EmbeddingFile:
         ]
         combined = np.zeros(len(rows), dtype=np.int64)
         for values, codes in parts:
-            # At most BATCH_ROWS values each: the fourth power of that fits into 63 bits.
+            # At most MAX_BATCH_ROWS values each: the fourth power of that fits into 63 bits.
             combined = combined * max(1, len(values)) + codes
         _, firsts, codes = np.unique(combined, return_index=True, return_inverse=True)
         keys = [RunKey(*(values[of_rows[row]] for values, of_rows in parts)) for row in firsts]

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
-from panic_tda.errors import WrongUsage
+from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.files.column_choice import Columns
+from panic_tda.files.columns import BATCH_ROWS, MAX_BATCH_ROWS
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.naming import derive_run_name
 from panic_tda.files.pipeline_dumps import PipelineDump
@@ -34,6 +35,7 @@ def import_embeddings(
     columns: Columns | None = None,
     texts: str | Path | None = None,
     skip_invalid: bool = False,
+    batch_rows: int = BATCH_ROWS,
     progress: Progress | None = None,
 ) -> ImportSummary:
     """Import embeddings from files, or from dumps and databases of the pipeline, in one transaction.
@@ -54,6 +56,8 @@ def import_embeddings(
     skip_invalid : bool
         Skip embeddings with an invalid vector (missing, of another length than most, zero or not finite), and
         count and log them. The text keeps its sequence number in its run.
+    batch_rows : int
+        Number of rows to read at a time, from 1 to 32,768. Fewer take less memory, and more time.
     progress : Progress, optional
         Receives the number of imported rows.
 
@@ -103,7 +107,7 @@ def import_embeddings(
       1970-01-01 00:00 in a database of the pipeline whose columns do not accept NULL.
     """
     progress = progress or Silent()
-    sources = require_files(files, model=model, columns=columns, texts=texts)
+    sources = require_files(files, model=model, columns=columns, texts=texts, batch_rows=batch_rows)
     database.require_current()
     counts = [source.n_rows for source in sources]
     progress.phase("import", None if None in counts else float(sum(count or 0 for count in counts)))
@@ -152,6 +156,7 @@ def require_files(
     model: str | None = None,
     columns: Columns | None = None,
     texts: str | Path | None = None,
+    batch_rows: int = BATCH_ROWS,
 ) -> list[EmbeddingFile | PipelineDump]:
     """Open all files and check their columns, before a database is created for them.
 
@@ -160,8 +165,10 @@ def require_files(
     BadInput, WrongUsage
         As for `import_embeddings`.
     """
+    if not 1 <= batch_rows <= MAX_BATCH_ROWS:
+        raise InvalidParameter(f"batch_rows must be from 1 to {MAX_BATCH_ROWS:,}; got {batch_rows}")
     texts = None if texts is None else expand_home(texts)
-    sources = [_open(expand_home(file), model, columns, texts) for file in files]
+    sources = [_open(expand_home(file), model, columns, texts, batch_rows) for file in files]
     if not sources:
         raise WrongUsage("no file to import; name files of embeddings, or the folder of a dump")
     if texts is not None and len(sources) > 1:
@@ -170,12 +177,12 @@ def require_files(
 
 
 def _open(
-    path: Path, model: str | None, columns: Columns | None, texts: Path | None
+    path: Path, model: str | None, columns: Columns | None, texts: Path | None, batch_rows: int
 ) -> EmbeddingFile | PipelineDump:
     # A database of the pipeline is read like a dump; `open_table` refuses other formats with advice.
     is_pipeline = is_database(path)
     if not is_pipeline and not path.is_dir():
-        return EmbeddingFile(path, model, columns=columns, texts=texts)
+        return EmbeddingFile(path, model, columns=columns, texts=texts, batch_rows=batch_rows)
     kind = "database" if is_pipeline else "folder"
     if texts is not None or columns not in (None, Columns()):
         raise WrongUsage(
@@ -187,4 +194,4 @@ def _open(
             f"{path} is a {kind} that names its models, but model {model} was requested; leave out --model, "
             "or import it on its own"
         )
-    return PipelineDump(path)
+    return PipelineDump(path, batch_rows)

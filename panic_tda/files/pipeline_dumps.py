@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 from panic_tda.errors import MissingPath
 from panic_tda.files.arrow_files import ArrowFile, open_arrow_file, translate_read_errors
 from panic_tda.files.columns import (
+    BATCH_ROWS,
     INTEGERS,
     STRINGS,
     VECTORS,
@@ -51,7 +52,6 @@ from panic_tda.storage.write.batches import (
 )
 from panic_tda.types import Float32Array
 
-BATCH_ROWS = 8192
 TABLES = ("experiments", "runs", "invocations", "embeddings")
 """The tables, each after those that its rows refer to."""
 OPTIONAL_TABLE = "experiments"
@@ -97,6 +97,8 @@ class PipelineDump:
     ----------
     source : Path
         A folder, or an SQLite file.
+    batch_rows : int
+        Number of rows to read at a time, at most `MAX_BATCH_ROWS`.
 
     Raises
     ------
@@ -106,7 +108,8 @@ class PipelineDump:
         A file has another format, columns are missing or have a wrong type, or the database has other tables.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, batch_rows: int = BATCH_ROWS) -> None:
+        self._batch_rows = batch_rows
         self._files = _open_folder(source) if source.is_dir() else open_pipeline_database(source)
         self.n_files = len(self._files) if source.is_dir() else 1
         """Number of files that are read."""
@@ -169,7 +172,7 @@ class PipelineDump:
         if table not in self._files:
             return
         wanted = [name for name in self._columns[table] if not columns or name in columns]
-        yield from read_rows(self._files[table], wanted, batch_rows=BATCH_ROWS)
+        yield from read_rows(self._files[table], wanted, batch_rows=self._batch_rows)
 
 
 def _open_folder(folder: Path) -> dict[str, ArrowFile]:

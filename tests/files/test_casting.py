@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from panic_tda.errors import BadInput
-from panic_tda.files import casting, embedding_files
+from panic_tda.files import casting
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import open_database
@@ -147,22 +147,19 @@ def write_feather(table: pa.Table, path: Path) -> None:
     pyarrow.feather.write_feather(table, path, compression="zstd", chunksize=2)
 
 
-def batches_of(path: Path) -> list[Any]:
+def batches_of(path: Path, **options: Any) -> list[Any]:
     """Return all batches of a file of embeddings as lists."""
     return [
         (
             (batch.model, batch.rows.tolist(), batch.texts, batch.sequence_numbers.tolist()),
             ([batch.runs[code] for code in batch.run_codes], batch.vectors.dtype.str, batch.vectors.tolist()),
         )
-        for batch in EmbeddingFile(path).batches()
+        for batch in EmbeddingFile(path, **options).batches()
     ]
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_columns_of_other_types_are_the_same_rows(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 2)
+def test_columns_of_other_types_are_the_same_rows(tmp_path: Path, name: str) -> None:
     column, make, in_parquet = SAME[name]
     expected_path, path = tmp_path / "plain", tmp_path / "changed"
     changed = pa.table(plain() | {column: make()})
@@ -171,7 +168,7 @@ def test_columns_of_other_types_are_the_same_rows(
         # Files that say where their batches end may have other ones.
         write(pa.table(plain()), expected_path)
         write(changed, path)
-        assert batches_of(path) == batches_of(expected_path)
+        assert batches_of(path, batch_rows=2) == batches_of(expected_path, batch_rows=2)
 
 
 def test_a_chunked_column_of_several_dictionaries_is_one_column(tmp_path: Path) -> None:

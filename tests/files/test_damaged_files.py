@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from panic_tda.errors import BadInput, WrongUsage
-from panic_tda.files import arrow_files, embedding_files
+from panic_tda.files import arrow_files
 from panic_tda.files.embedding_files import EmbeddingFile
 from tests.snapshots import run_python
 
@@ -191,13 +191,11 @@ def test_damaged_values_are_named_by_their_row(
     changed: dict[str, pa.Array],
     message: str,
     batch_rows: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "a"
     path.write_bytes(FORMATS[form](table(**changed)))
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
     with pytest.raises(BadInput, match=message) as caught:
-        list(EmbeddingFile(path).batches())
+        list(EmbeddingFile(path, batch_rows=batch_rows).batches())
     assert re.search(rf"^{re.escape(str(path))}, row ", str(caught.value))
 
 

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from panic_tda.errors import BadInput, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
-from panic_tda.files import embedding_files
+from panic_tda.errors import BadInput, DatabaseError, InvalidParameter, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schema.tables import Invocation
@@ -164,18 +163,15 @@ def test_formats_are_recognised_by_content_and_give_the_same_database(
 
 
 @pytest.mark.parametrize("batch_rows", [1, 3, 4096])
-def test_the_batch_size_does_not_matter(
-    tmp_path: Path, database: Database, batch_rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_batch_size_does_not_matter(tmp_path: Path, database: Database, batch_rows: int) -> None:
     # Two models in one file, and neither runs nor sequence numbers: everything depends on the order.
     texts = [f"text {row % 5}" for row in range(10)]
     models = ["A"] * 5 + ["B"] * 5
     data = {"text": texts, "embedding_model": models, "vector": vectors(10)}
     path = write(tmp_path / "a.parquet", data)
     import_embeddings([path], database)
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
     other_database = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([path], other_database)
+    import_embeddings([path], other_database, batch_rows=batch_rows)
     assert database.path is not None
     assert other_database.path is not None
     assert snapshot(other_database.path) == snapshot(database.path)
@@ -478,15 +474,19 @@ def test_bad_rows_are_named_and_nothing_is_imported(
     assert count(database) == (0, 0, 0, 0)
 
 
-def test_row_numbers_count_over_batches(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 4)
+@pytest.mark.parametrize("batch_rows", [0, 32_769])
+def test_batches_of_other_sizes_are_refused(tmp_path: Path, database: Database, batch_rows: int) -> None:
+    path = write(tmp_path / "a.parquet", columns(3, embedding_model=["A"] * 3))
+    with pytest.raises(InvalidParameter, match=f"batch_rows must be from 1 to 32,768; got {batch_rows}"):
+        import_embeddings([path], database, batch_rows=batch_rows)
+
+
+def test_row_numbers_count_over_batches(tmp_path: Path, database: Database) -> None:
     models = ["A", "B"] * 5
     bad = ragged(*[[1.0, 2]] * 9, [0, 0])
     path = write(tmp_path / "a.parquet", columns(10, embedding_model=models, vector=bad))
     with pytest.raises(BadInput, match=r"row 9 \(counted from 0\): the vector is zero"):
-        import_embeddings([path], database)
+        import_embeddings([path], database, batch_rows=4)
 
 
 def test_another_text_under_the_same_key_is_an_error(tmp_path: Path, database: Database) -> None:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from panic_tda.errors import BadInput
-from panic_tda.files import embedding_files, pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database
 from tests.command_line import invoke
@@ -61,20 +60,19 @@ def vectors_by_text(database: Database, model: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("place", [0, 2, 5])
 @pytest.mark.parametrize("batch_rows", [2, 8192])
 def test_an_invalid_row_is_left_out_and_keeps_its_number(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, bad: Any, place: int, batch_rows: int
+    tmp_path: Path, database: Database, bad: Any, place: int, batch_rows: int
 ) -> None:
     if bad is not None and len(bad) not in (0, 2) and batch_rows == 2:
         pytest.skip("of two rows of different lengths none is the commoner one")
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
     path = file_of(tmp_path / "b.parquet", six(**{f"at{place}": bad}))
-    import_embeddings([file_of(tmp_path / "a.parquet", six())], database, model="A")
+    import_embeddings([file_of(tmp_path / "a.parquet", six())], database, model="A", batch_rows=batch_rows)
     before = contents(database)
     with pytest.raises(
         BadInput, match=r"nothing was imported; leave such embeddings out with --skip-invalid"
     ):
-        import_embeddings([path], database, model="B")
+        import_embeddings([path], database, model="B", batch_rows=batch_rows)
     assert contents(database) == before
-    summary = import_embeddings([path], database, model="B", skip_invalid=True)
+    summary = import_embeddings([path], database, model="B", skip_invalid=True, batch_rows=batch_rows)
     assert (summary.n_rows, summary.n_new_embeddings, summary.n_present) == (6, 5, 0)
     assert (summary.n_new_runs, summary.n_new_invocations, summary.left_out.invalid_vectors) == (0, 0, 1)
     assert count(database) == (1, 1, 6, 11)
@@ -133,13 +131,10 @@ def test_a_file_of_other_dimensions_is_refused_anyway(tmp_path: Path, database: 
         import_embeddings([other_path], database, model="M", skip_invalid=True)
 
 
-def test_rows_whose_majority_has_another_length_are_refused(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 1)
+def test_rows_whose_majority_has_another_length_are_refused(tmp_path: Path, database: Database) -> None:
     path = file_of(tmp_path / "a.parquet", six(at0=[1]))
     with pytest.raises(BadInput, match=r"row 1 .*the vector has 2 dimensions, those before it have 1"):
-        import_embeddings([path], database, model="M", skip_invalid=True)
+        import_embeddings([path], database, model="M", skip_invalid=True, batch_rows=1)
     assert count(database) == (0, 0, 0, 0)
 
 
@@ -188,11 +183,9 @@ def test_invalid_rows_of_dumps_and_pipeline_databases_are_left_out(
     tmp_path: Path,
     database: Database,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     form: str,
     batch_rows: int,
 ) -> None:
-    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", batch_rows)
     tables = dump_tables(SPEC)
     vectors, ids = tables["embeddings"]["vector"], tables["embeddings"]["id"]
     for row, bad in {3: None, 10: [0.0] * 8, 20: [NAN] * 8, 30: [1.0] * 7}.items():
@@ -202,16 +195,16 @@ def test_invalid_rows_of_dumps_and_pipeline_databases_are_left_out(
     else:
         path = write_pipeline_database(tmp_path / "panic.db", tables)
     with pytest.raises(BadInput, match="leave such embeddings out with --skip-invalid"):
-        import_embeddings([path], database)
+        import_embeddings([path], database, batch_rows=batch_rows)
     with caplog.at_level(logging.WARNING):
-        summary = import_embeddings([path], database, skip_invalid=True)
+        summary = import_embeddings([path], database, skip_invalid=True, batch_rows=batch_rows)
     left_out = summary.left_out
     assert (left_out.embeddings_without_vector, left_out.invalid_vectors) == (1, 3)
     assert (summary.n_rows, summary.n_new_embeddings, summary.n_present) == (90, 86, 0)
     assert count(database) == (1, 3, 60, 86)
     assert "3 embeddings whose vector is invalid were left out" in caplog.text
     assert all(ids[row] in caplog.text for row in (10, 20, 30))
-    again = import_embeddings([path], database, skip_invalid=True)
+    again = import_embeddings([path], database, skip_invalid=True, batch_rows=batch_rows)
     assert (again.n_new_embeddings, again.n_present) == (0, 86)
 
 

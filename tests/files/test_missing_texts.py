@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 
 from panic_tda.errors import BadInput
-from panic_tda.files import embedding_files
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database
@@ -104,9 +103,8 @@ def test_equal_outputs_without_a_text_are_recognised(
 @pytest.mark.parametrize("why", ["--no-text", "output_type"])
 @pytest.mark.parametrize("batch_rows", [2, 8192])
 def test_files_without_texts_are_identified_by_their_first_usable_vector(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, why: str, batch_rows: int
+    tmp_path: Path, database: Database, why: str, batch_rows: int
 ) -> None:
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
 
     def add(*vectors: Any) -> tuple[int, int, int]:
         columns: dict[str, Any] = {"vector": ragged(*vectors, kind=pa.float64())}
@@ -118,6 +116,7 @@ def test_files_without_texts_are_identified_by_their_first_usable_vector(
             model="M",
             columns=Columns(no_text=why == "--no-text"),
             skip_invalid=True,
+            batch_rows=batch_rows,
         )
         return summary.n_new_runs, summary.n_new_invocations, summary.n_new_embeddings
 
@@ -132,7 +131,7 @@ def test_files_without_texts_are_identified_by_their_first_usable_vector(
 
 
 def test_of_several_models_the_first_row_with_a_vector_names_the_run(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: Database
 ) -> None:
     columns = {
         "embedding_model": ["A", "B"] * 3,
@@ -140,7 +139,8 @@ def test_of_several_models_the_first_row_with_a_vector_names_the_run(
     }
     path = write(tmp_path / "a.parquet", columns)
     for batch_rows, n_new in ((8192, 4), (2, 0), (3, 0)):
-        monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
-        summary = import_embeddings([path], database, columns=NO_TEXT, skip_invalid=True)
+        summary = import_embeddings(
+            [path], database, columns=NO_TEXT, skip_invalid=True, batch_rows=batch_rows
+        )
         assert summary.n_new_embeddings == n_new
     assert count(database) == (1, 1, 3, 4)

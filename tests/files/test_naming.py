@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from panic_tda.errors import BadInput
-from panic_tda.files import embedding_files, importing
+from panic_tda.files import importing
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database
 from tests.snapshots import rows, snapshot
@@ -179,17 +179,18 @@ def test_seeds_of_one_file_are_runs_of_their_own(tmp_path: Path, database: Datab
     assert count(database) == (64, 660, 660)
 
 
-def test_a_seed_added_in_front_changes_nothing(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 7)
+def test_a_seed_added_in_front_changes_nothing(tmp_path: Path, database: Database) -> None:
     numbers = list(range(300))
-    import_embeddings([write(tmp_path, [*TEXTS[:2], "something else"], seed=[1] * 3)], database, model="A")
-    import_embeddings([write(tmp_path, TEXTS, sequence_number=numbers, seed=[1] * 300)], database, model="A")
+    import_embeddings(
+        [write(tmp_path, [*TEXTS[:2], "something else"], seed=[1] * 3)], database, model="A", batch_rows=7
+    )
+    import_embeddings(
+        [write(tmp_path, TEXTS, sequence_number=numbers, seed=[1] * 300)], database, model="A", batch_rows=7
+    )
     late = list(range(400, 410))
     texts, seeds = ["last"] * 10 + TEXTS + ["last"] * 10, [2] * 10 + [1] * 300 + [3] * 10
     path = write(tmp_path, texts, sequence_number=[*late, *numbers, *late], seed=seeds)
-    assert import_embeddings([path], database, model="A").n_present == 300
+    assert import_embeddings([path], database, model="A", batch_rows=7).n_present == 300
     assert count(database) == (4, 323, 323)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from panic_tda.errors import BadInput, DatabaseError, WrongUsage
-from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
 from panic_tda.storage.database import Database, open_database
 from tests.command_line import invoke, succeed
@@ -74,21 +73,19 @@ def write_pipeline_database(path: Path, tables: Tables, make_id: Callable[[str],
 def test_a_pipeline_database_is_imported_like_its_dump(
     tmp_path: Path,
     database: Database,
-    monkeypatch: pytest.MonkeyPatch,
     make_id: Callable[[str], Any],
     batch_rows: int,
 ) -> None:
-    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", batch_rows)
     tables = dump_tables(SPEC)
     path = write_pipeline_database(tmp_path / "panic_tda_dev.db", tables, make_id)
-    summary = import_embeddings([path], database)
+    summary = import_embeddings([path], database, batch_rows=batch_rows)
     assert (summary.n_files, summary.n_rows, summary.n_new_embeddings, summary.n_new_runs) == (1, 90, 90, 3)
     assert summary.models == ("Nomic", "NomicVision", "Qwen3Embed")
     other_database = open_database(tmp_path / "other.sqlite", create=True)
-    import_tables(tmp_path / "dump", tables, other_database)
+    import_tables(tmp_path / "dump", tables, other_database, batch_rows=batch_rows)
     assert contents(database) == contents(other_database)
     before = contents(other_database)
-    again = import_embeddings([path], other_database)
+    again = import_embeddings([path], other_database, batch_rows=batch_rows)
     assert (again.n_present, again.n_new_embeddings, again.n_differing) == (90, 0, 0)
     assert contents(other_database) == before
     assert rows(database, "SELECT DISTINCT seed FROM run ORDER BY seed") == [(0,), (1,), (2,)]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from panic_tda.errors import BadInput, MissingPath, WrongUsage
-from panic_tda.files import embedding_files, text_tables
+from panic_tda.files import text_tables
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.importing import import_embeddings, require_files
@@ -93,10 +93,9 @@ CSV: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", CSV)
-def test_csv_gives_the_same_rows(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 3)
+def test_csv_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     CSV[name](tmp_path / "a")
-    assert rows_of(tmp_path / "a") == expected_rows(tmp_path)
+    assert rows_of(tmp_path / "a", batch_rows=3) == expected_rows(tmp_path)
 
 
 def as_ndjson(**changed: Any) -> Callable[[Path], object]:
@@ -236,14 +235,11 @@ ARRAYS: dict[str, np.ndarray[Any, Any]] = {
 
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("write", [np.save, np.savez, np.savez_compressed])
-def test_arrays_give_the_same_rows(
-    tmp_path: Path, name: str, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 3)
+def test_arrays_give_the_same_rows(tmp_path: Path, name: str, write: Callable[..., None]) -> None:
     with (tmp_path / "a").open("wb") as file:
         write(file, ARRAYS[name])
-    assert rows_of(tmp_path / "a", texts=texts_file(tmp_path)) == matrix_rows(tmp_path)
-    without = rows_of(tmp_path / "a", columns=Columns(no_text=True))
+    assert rows_of(tmp_path / "a", texts=texts_file(tmp_path), batch_rows=3) == matrix_rows(tmp_path)
+    without = rows_of(tmp_path / "a", columns=Columns(no_text=True), batch_rows=3)
     assert [row[4] for row in without] == [row.tobytes() for row in VALUES]
 
 
@@ -344,15 +340,15 @@ PEAK = """
 import sys, tracemalloc
 import pyarrow as pa
 from pathlib import Path
-from panic_tda.files import embedding_files, text_tables
+from panic_tda.files import text_tables
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.embedding_files import EmbeddingFile
 
 def count(path):
-    file = EmbeddingFile(Path(path), "M", columns=Columns(no_text=True))
+    file = EmbeddingFile(Path(path), "M", columns=Columns(no_text=True), batch_rows=1024)
     return sum(len(batch.rows) for batch in file.batches())
 
-embedding_files.BATCH_ROWS, text_tables.BLOCK_BYTES = 1024, 1 << 16
+text_tables.BLOCK_BYTES = 1 << 16
 count(sys.argv[1])  # What is imported and kept by the first one does not count.
 tracemalloc.start()
 print(count(sys.argv[2]), pa.default_memory_pool().max_memory(), tracemalloc.get_traced_memory()[1])

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage import connections
 from panic_tda.storage.write.additions import Additions
@@ -73,16 +72,24 @@ def test_no_look_up_of_a_dump_goes_through_all_rows(
     upgraded: MakeFile,
     statements: list[str],
     unique: Any,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     database, facts = upgraded(replace(EVERYTHING, unique=unique))
     tables = dump_tables()
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", 16)
     statements.clear()
-    import_tables(tmp_path / "dump", {name: mixed(table, rng) for name, table in tables.items()}, database)
+    import_tables(
+        tmp_path / "dump",
+        {name: mixed(table, rng) for name, table in tables.items()},
+        database,
+        batch_rows=16,
+    )
     longer = dump_tables(DumpSpec(length=30))
-    import_tables(tmp_path / "dump", {name: mixed(table, rng) for name, table in longer.items()}, database)
+    import_tables(
+        tmp_path / "dump",
+        {name: mixed(table, rng) for name, table in longer.items()},
+        database,
+        batch_rows=16,
+    )
     lines = require_search(facts.path, statements)
     # Of a step both are looked up, not all steps of its run.
     steps = [line for line in lines if re.match(r"SEARCH invocation .*\(run_id=\?", line)]

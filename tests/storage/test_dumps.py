@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from panic_tda import cluster_all_data, get_cluster_details, get_medoid_invocation, hdbscan
-from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.divergence import read_divergence
 from panic_tda.storage.database import Database, open_database
@@ -219,22 +218,19 @@ def test_rows_missing_from_a_partial_dump_are_added_by_the_full_dump(
 
 
 @pytest.mark.parametrize("batch_rows", [7, 8192])
-def test_order_and_batches_change_nothing(
-    tmp_path: Path, database: Database, batch_rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_and_batches_change_nothing(tmp_path: Path, database: Database, batch_rows: int) -> None:
     import_tables(tmp_path / "dump", dump_tables(), database)
-    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", batch_rows)
     rng = np.random.default_rng(0)
     other_database = open_database(tmp_path / "other.sqlite", create=True)
     shuffled = {
         name: mixed(table, rng) | {"further": ["x"] * len(table["id"])}
         for name, table in dump_tables().items()
     }
-    summary = import_tables(tmp_path / "mixed", shuffled, other_database)
+    summary = import_tables(tmp_path / "mixed", shuffled, other_database, batch_rows=batch_rows)
     assert contents(other_database) == contents(database)
     assert (summary.n_unlinked, summary.left_out) == (0, LeftOut(prompts=3))
     before = contents(other_database)
-    import_embeddings([tmp_path / "dump", tmp_path / "mixed"], other_database)
+    import_embeddings([tmp_path / "dump", tmp_path / "mixed"], other_database, batch_rows=batch_rows)
     assert contents(other_database) == before
 
 
@@ -463,11 +459,9 @@ def test_prompts_are_known_by_their_sequence_number_too(tmp_path: Path, database
 
 IMPORT = """
 import sys
-from panic_tda.files import pipeline_dumps
 from panic_tda.storage.database import open_database
 from panic_tda.files.importing import import_embeddings
-pipeline_dumps.BATCH_ROWS = 16
-import_embeddings([sys.argv[2]], open_database(sys.argv[1]))
+import_embeddings([sys.argv[2]], open_database(sys.argv[1]), batch_rows=16)
 """
 
 

@@ -26,7 +26,6 @@ from panic_tda import (
     hdbscan,
 )
 from panic_tda.errors import DatabaseError, SaveFailed
-from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.insight.sweep import Grid, sweep_clustering
@@ -215,10 +214,7 @@ def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def test_a_dump_on_postgres_is_what_it_is_on_sqlite(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", 16)
+def test_a_dump_on_postgres_is_what_it_is_on_sqlite(database: Database, tmp_path: Path) -> None:
     before = everything(database)
     other_database = open_database(tmp_path / "other.sqlite", create=True)
     part, all_tables = dump_tables(DumpSpec(length=10)), dump_tables()
@@ -227,7 +223,8 @@ def test_a_dump_on_postgres_is_what_it_is_on_sqlite(
     for tables in (part, all_tables, all_tables):
         shuffled = {name: mixed(table, rng) for name, table in tables.items()}
         summaries = [
-            import_tables(tmp_path / "dump", shuffled, target) for target in (database, other_database)
+            import_tables(tmp_path / "dump", shuffled, target, batch_rows=16)
+            for target in (database, other_database)
         ]
         assert summaries[0] == summaries[1]
         after = everything(database)

@@ -136,18 +136,18 @@ def load_embeddings(
         )
         # After an error too: no copy to the device may still be writing to memory that is freed.
         with contextlib.closing(destination):
+            if rows_of_model and rows_of_model.are_dense:
+                query = _select_range(connection, census.model, rows_of_model)
+            else:
+                query = _select_vectors(connection, census, downsample, filtered=skip_invalid)
+            batches = stream_vectors(
+                connection,
+                query,
+                width=census.width,
+                batch_rows=_compute_batch_rows(census.width),
+                invalid_ids=invalid_ids,
+            )
             try:
-                if rows_of_model and rows_of_model.are_dense:
-                    query = _select_range(connection, census.model, rows_of_model)
-                else:
-                    query = _select_vectors(connection, census, downsample, filtered=skip_invalid)
-                batches = stream_vectors(
-                    connection,
-                    query,
-                    width=census.width,
-                    batch_rows=_compute_batch_rows(census.width),
-                    invalid_ids=invalid_ids,
-                )
                 ids = _fill_destination(destination, batches, n_rows, progress)
             except DatabaseError:
                 # A missing vector, or one of another length, gets a better message than the failed batch.
