@@ -175,6 +175,7 @@ def find_keys(data: Any) -> Iterator[str]:
                 yield from find_keys(nested)
 
 
+@pytest.mark.usefixtures("no_umap")
 @pytest.mark.parametrize(
     ("line", "code"),
     [

@@ -305,7 +305,8 @@ def _find_candidates(
             buffers.tiles,
             panels.row_packing.words,
             panels.tile_panels,
-            (0, 1),
+            # Not literals, for which Numba would compile a second version.
+            (np.int64(0), np.int64(1)),
             part,
             lower,
             live,
