@@ -11,7 +11,6 @@ spilling of device memory that tasks do not need.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import logging
 import os
@@ -21,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,18 +29,16 @@ from typing import Any
 from panic_tda.clustering import worker_checks as checks
 from panic_tda.clustering.executor import TASKS_PER_SLOT, Executor, Result, Task
 from panic_tda.clustering.worker_checks import describe_error
+from panic_tda.devices.machine import keep_freed_memory
 from panic_tda.disk import free_text
 from panic_tda.errors import MissingPath, UnsupportedOnBackend, WorkersFailed
 from panic_tda.wording import install_extra, pluralize
 
 CONNECT_SECONDS = 30.0
-_POLL_SECONDS = 5.0
+_POLL_SECONDS, _ASK_AGAIN_SECONDS = 5.0, 0.2
 _RESTART_SECONDS = 600
 _UNLOADABLE = "deserialization of the task graph"
 """Part of the message of Dask's error for a scheduler that cannot import what a task needs."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Options of `mallopt` in the C library of GNU."""
-_KEPT_BYTES, _HUGE_PAGE_BYTES = 16 << 20, 4 << 20
 _IDLE_POLLS = 12
 """Polls without a worker between two warnings."""
 
@@ -347,32 +344,29 @@ class DaskExecutor:
         )
 
     def _ask_workers(self, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """Call a function on every worker, outside of their slots; an exception is the worker's answer."""
+        """Call a function on every worker, outside of their slots; an exception is the worker's answer.
+
+        A worker that is lost meanwhile has no answer: those that are left are asked again.
+        """
+        from distributed.comm import CommClosedError
+
         self._require_scheduler()
-        try:
-            answers: dict[str, Any] = self.client.run(question, *arguments, on_error="return")
-        except (OSError, CancelledError) as error:
-            raise self._lost_scheduler() from error
-        return answers
+        give_up = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                answers: dict[str, Any] = self.client.run(question, *arguments, on_error="return")
+            except (OSError, CancelledError) as error:
+                raise self._lost_scheduler() from error
+            are_lost = any(isinstance(answer, CommClosedError) for answer in answers.values())
+            if (answers and not are_lost) or time.monotonic() > give_up:
+                return answers
+            time.sleep(_ASK_AGAIN_SECONDS)
 
 
 def _run_task(work: Callable[[Task], Result], task: Task) -> Result:
     """Run a task in the process of a worker."""
-    _keep_freed_memory()
+    keep_freed_memory()
     return work(task)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the allocator of this process keep some freed memory, unlike Dask, which sets 64 KiB.
-
-    Every array above 128 KiB would come from the system and go back to it, which took a seventh of the
-    processor time of tasks. NumPy asks for huge pages for arrays from 4 MiB on, and those cost little.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)
-        set_option(_MMAP_THRESHOLD, _HUGE_PAGE_BYTES)
 
 
 def _start_nanny(

@@ -183,7 +183,7 @@ def have_devices(answers: Mapping[str, Any]) -> bool:
         )  # fmt: skip
     if not unusable:
         _warn_of_shared_devices(answers)
-    return not unusable
+    return bool(answers) and not unusable
 
 
 def _warn_of_shared_devices(answers: Mapping[str, WorkerDevice]) -> None:

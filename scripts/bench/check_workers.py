@@ -196,7 +196,9 @@ def _ask_workers(executor: Counted | None) -> dict[int, tuple[float, int]]:
     """Return the processor time and the peak memory of each worker, by process."""
     if executor is None:
         return {}
-    return dict(executor._executor.client.run(_measure_process).values())
+    # A worker that has just been killed may not answer.
+    answers = executor._executor.client.run(_measure_process, on_error="ignore")
+    return dict(answers.values())
 
 
 def _measure_process() -> tuple[int, tuple[float, int]]:

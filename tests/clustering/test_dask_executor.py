@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -190,6 +191,16 @@ def test_a_killed_worker_loses_nothing(local: Any, rows: np.ndarray, tree: Spann
 
     assert_same(fit(rows, executor=Watched(local, kill)), tree)
     assert len(killed) == 2
+
+
+def test_a_worker_that_is_lost_while_it_is_asked_is_not_taken_for_an_unsuitable_one(
+    local: Any, tmp_path: Path
+) -> None:
+    for pid in local.client.run(os.getpid).values():
+        threading.Timer(0.2, os.kill, (pid, signal.SIGKILL)).start()
+    began = time.monotonic()
+    while time.monotonic() < began + 1:
+        local.prepare(tmp_path, 1)
 
 
 CLIENT = """
