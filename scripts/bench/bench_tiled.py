@@ -4,6 +4,7 @@
 prunings  every pruning switched off in turn: seconds of each pass, and the same tree
 memory    peak above the rows beside the bounds that are stated for it
 time-left how far the time left that the log tells is from what it then took
+threads   one thread beside two, in turns
 
 Comparisons are ratios within one run. Usage: bench_tiled.py COMMAND --help
 """
@@ -49,6 +50,7 @@ WITHOUT = {
 """What is left out, and the settings for it."""
 _PHASES = ("before", "neighbours", "core distances", "forest", "join components", "verify")
 FLOOR = 1e-9
+_TURNS = 3
 
 
 class Fit(NamedTuple):
@@ -67,6 +69,7 @@ def main() -> None:
         ("prunings", prunings, [50_000]),
         ("memory", memory, [50_000, 100_000, 300_000]),
         ("time-left", time_left, [100_000]),
+        ("threads", threads, [100_000, 200_000]),
     ):
         sub = commands.add_parser(name, help=command.__doc__)
         sub.set_defaults(command=command)
@@ -185,6 +188,25 @@ def _memory_worker(args: argparse.Namespace) -> None:
     stated = m * (8 * (max(k, 16) + 8) + 160 + 8 * (max(axes.N_AXES_CHOICES) + 1)) + (256 << 20)
     report = {"k": k, "distinct": m, **bound, "stated": stated, "tree": tree, "all": max(peaks.values())}
     print(json.dumps(report | {"phases": {name: round(peak / 2**20) for name, peak in peaks.items()}}))
+
+
+def threads(args: argparse.Namespace) -> None:
+    """Compare one thread with two: medians of turns."""
+    fit(trajectories(WARM_UP_ROWS, args.dimensions), 10, EVERYTHING)
+    for name, rows in data(args):
+        seconds: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+        for _ in range(_TURNS):
+            for n_threads, measured in seconds.items():
+                phases = fit(rows, samples(args, len(rows)), replace(EVERYTHING, threads=n_threads)).phases
+                wall = sum(phase.seconds for phase in phases.values())
+                measured.append((wall, sum(phase.cpu_seconds for phase in phases.values())))
+        medians = {n_threads: np.median(measured, axis=0) for n_threads, measured in seconds.items()}
+        lines = [
+            [str(n_threads), f"{wall:.2f}", f"{cpu:.2f}", f"{medians[1][0] / wall:.2f}"]
+            for n_threads, (wall, cpu) in medians.items()
+        ]
+        print(f"\n{name}, medians of {_TURNS}\n")
+        print(markdown(["threads", "seconds", "CPU s", "times as fast as one"], lines), flush=True)
 
 
 def time_left(args: argparse.Namespace) -> None:
