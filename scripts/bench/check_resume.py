@@ -3,9 +3,11 @@
 
 Builds a database, clusters a copy of it in one go and another one with SIGKILLs, as a user would: the same
 command again. Assignments, clusters and medoids must be identical. Of the whole run it also compares the time
-left that the log told with what it then took. Exit 0: identical; 1: not.
+left that the log told with what it then took. With --workers, Dask workers share the work of the runs that
+are killed, and end with them; the whole run is one of threads. Exit 0: identical; 1: not.
 
 Usage: check_resume.py [--rows N] [--dimensions D] [--memory-limit SIZE] [--kills K] [--seed S] [--folder F]
+                       [--workers W]
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--beat", type=float, default=5.0, help="seconds between two lines of the log")
     parser.add_argument("--folder", type=Path, help="where the databases are built")
+    parser.add_argument("--workers", type=int, help="Dask workers of the runs that are killed")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         fresh, unkilled = (Path(folder) / f"{name}.sqlite" for name in ("fresh", "whole"))
@@ -100,10 +103,13 @@ def main() -> None:
         sys.exit("no run lasted long enough to be killed")
 
 
-def cluster(path: Path, args: argparse.Namespace, seconds: float | None = None) -> Run:
+def cluster(
+    path: Path, args: argparse.Namespace, seconds: float | None = None, *, workers: int | None = None
+) -> Run:
     """Run the command; kill it after some seconds."""
     command = [sys.executable, "-c", BEATING, str(args.beat), "cluster-embeddings", "-v", "--db", str(path)]
     command += ["--backend", "tiled", "--memory-limit", args.memory_limit, *CLUSTERS]
+    command += [] if workers is None else ["--workers", str(workers)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     began, run = time.perf_counter(), Run()
     process = subprocess.Popen(
@@ -139,14 +145,14 @@ def kill(path: Path, moments: np.ndarray, args: argparse.Namespace) -> bool:
     """
     spent = 0.0
     for moment in moments:
-        run = cluster(path, args, moment - spent)
+        run = cluster(path, args, moment - spent, workers=args.workers)
         # A run that is killed while it exits has saved its result.
         if not run.killed or stored(path):
             print(f"ended before it could be killed at {moment:.1f} s; once more, with earlier moments")
             return False
         print(f"killed at {moment:.1f} s, {moment - spent:.1f} s after the start, {where(run)}", flush=True)
         spent = moment
-    run = cluster(path, args)
+    run = cluster(path, args, workers=args.workers)
     print(f"the last run took {run.seconds:.1f} s to the end, {resumed(run)}")
     return True
 

@@ -154,10 +154,7 @@ def load_embeddings(
                 require_valid(database, take_census(database, downsample)[census.model], downsample)
                 raise
             vectors, valid = destination.finish()
-        left_out = {
-            _INVALID_IDS: sorted(map(repr, invalid_ids)),
-            _NO_DIRECTION: [show_id(identity.decode()) for identity in np.sort(ids[~valid])],
-        }
+        left_out = {_INVALID_IDS: sorted(map(repr, invalid_ids)), _NO_DIRECTION: _show_ids(ids[~valid])}
         if skip_invalid and census.n_sampled > census.n_usable:
             left_out[_OTHER_LENGTH] = sorted(find_ids_of_other_lengths(connection, census, downsample))
     _report_left_out(census.model, left_out, skip_invalid=skip_invalid)
@@ -307,6 +304,11 @@ def _select_vectors(
 
 def _compute_batch_rows(width: int) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // (width + ID_LENGTH)))
+
+
+def _show_ids(ids: BytesArray) -> list[str]:
+    """Return ids as the user sees them, ascending."""
+    return [show_id(identity.decode()) for identity in np.sort(ids)]
 
 
 def _fill_destination(
