@@ -92,6 +92,12 @@ def main() -> None:
         stored_runs = stored(unkilled)
         describe(run, stored_runs, args)
         tell_time_left(run)
+        if args.workers is not None:
+            shared = shutil.copy(fresh, Path(folder) / "shared.sqlite")
+            run = cluster(shared, args, workers=args.workers)
+            print(f"{args.workers} workers took {run.seconds:.1f} s")
+            if not compare(stored_runs, stored(shared)):
+                sys.exit(1)
         moments = np.sort(np.random.default_rng(args.seed).uniform(0, run.seconds, args.kills))
         for attempt in range(ATTEMPTS):
             killed = Path(folder) / f"killed-{attempt}.sqlite"
@@ -145,12 +151,14 @@ def kill(path: Path, moments: np.ndarray, args: argparse.Namespace) -> bool:
     """
     spent = 0.0
     for moment in moments:
-        run = cluster(path, args, moment - spent, workers=args.workers)
+        # Workers start again with each run.
+        seconds = moment - (spent if args.workers is None else 0)
+        run = cluster(path, args, seconds, workers=args.workers)
         # A run that is killed while it exits has saved its result.
         if not run.killed or stored(path):
             print(f"ended before it could be killed at {moment:.1f} s; once more, with earlier moments")
             return False
-        print(f"killed at {moment:.1f} s, {moment - spent:.1f} s after the start, {where(run)}", flush=True)
+        print(f"killed at {moment:.1f} s, {seconds:.1f} s after the start, {where(run)}", flush=True)
         spent = moment
     run = cluster(path, args, workers=args.workers)
     print(f"the last run took {run.seconds:.1f} s to the end, {resumed(run)}")
