@@ -23,7 +23,8 @@ MOST_BYTES = 200_000
 def photograph(page: Path, sections: list[str]) -> list[Image.Image]:
     """Return screenshots of sections of a page."""
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        program = shutil.which("chromium") or shutil.which("chromium-headless-shell")
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         opened.goto(page.resolve().as_uri())
         opened.wait_for_selector("html[data-ready]", state="attached")

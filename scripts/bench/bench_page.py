@@ -260,7 +260,8 @@ SCROLL = """async (frames) => {
 def look(path: Path) -> str:
     """Open a page, and return what the browser measured, as cells of the table."""
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        program = shutil.which("chromium") or shutil.which("chromium-headless-shell")
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         painted, ready = [], []
         for number in range(LOADS):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
