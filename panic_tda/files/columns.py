@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from panic_tda.errors import BadInput
+from panic_tda.errors import BadInput, InvalidParameter
 from panic_tda.files import casting
 from panic_tda.files.arrow_files import ArrowFile, find_first_failing
 from panic_tda.storage.write.batches import refuse_row
@@ -143,6 +143,13 @@ class Rows:
             if problem:
                 self.refuse(int(rows[0]), f"embedding_model {problem}; got {name!r}")
             yield name, rows
+
+
+def require_batch_rows(batch_rows: int) -> int:
+    """Return the number of rows to read at a time, or raise `InvalidParameter`."""
+    if not 1 <= batch_rows <= MAX_BATCH_ROWS:
+        raise InvalidParameter(f"batch_rows must be from 1 to {MAX_BATCH_ROWS:,}; got {batch_rows}")
+    return batch_rows
 
 
 def read_rows(file: ArrowFile, columns: Sequence[str], *, batch_rows: int) -> Iterator[Rows]:

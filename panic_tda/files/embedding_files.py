@@ -30,6 +30,7 @@ from panic_tda.files.columns import (
     is_number,
     is_text,
     read_rows,
+    require_batch_rows,
 )
 from panic_tda.files.tables import open_table
 from panic_tda.files.texts_files import TextsFile
@@ -79,6 +80,8 @@ class EmbeddingFile:
 
     Raises
     ------
+    InvalidParameter
+        `batch_rows` is outside its range.
     MissingPath
         There is no such file.
     BadInput
@@ -98,7 +101,7 @@ class EmbeddingFile:
         batch_rows: int = BATCH_ROWS,
     ) -> None:
         self.path = path
-        self._batch_rows = batch_rows
+        self._batch_rows = require_batch_rows(batch_rows)
         self._model = model
         columns = columns or Columns()
         if texts is not None and (columns.no_text or columns.text is not None):

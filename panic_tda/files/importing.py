@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
-from panic_tda.errors import InvalidParameter, WrongUsage
+from panic_tda.errors import WrongUsage
 from panic_tda.files.column_choice import Columns
-from panic_tda.files.columns import BATCH_ROWS, MAX_BATCH_ROWS
+from panic_tda.files.columns import BATCH_ROWS
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.naming import derive_run_name
 from panic_tda.files.pipeline_dumps import PipelineDump
@@ -77,6 +77,8 @@ def import_embeddings(
         named column.
     MissingPath
         A file does not exist, or a folder contains no dump.
+    InvalidParameter
+        `batch_rows` is outside its range.
 
     Notes
     -----
@@ -162,11 +164,9 @@ def require_files(
 
     Raises
     ------
-    BadInput, WrongUsage
+    BadInput, WrongUsage, MissingPath, InvalidParameter
         As for `import_embeddings`.
     """
-    if not 1 <= batch_rows <= MAX_BATCH_ROWS:
-        raise InvalidParameter(f"batch_rows must be from 1 to {MAX_BATCH_ROWS:,}; got {batch_rows}")
     texts = None if texts is None else expand_home(texts)
     sources = [_open(expand_home(file), model, columns, texts, batch_rows) for file in files]
     if not sources:

@@ -39,6 +39,7 @@ from panic_tda.files.columns import (
     is_list_of,
     is_string,
     read_rows,
+    require_batch_rows,
 )
 from panic_tda.files.embedding_files import UNKNOWN_SEED
 from panic_tda.files.pipeline_databases import open_pipeline_database
@@ -102,6 +103,8 @@ class PipelineDump:
 
     Raises
     ------
+    InvalidParameter
+        `batch_rows` is outside its range.
     MissingPath
         The folder lacks a file.
     BadInput
@@ -109,7 +112,7 @@ class PipelineDump:
     """
 
     def __init__(self, source: Path, batch_rows: int = BATCH_ROWS) -> None:
-        self._batch_rows = batch_rows
+        self._batch_rows = require_batch_rows(batch_rows)
         self._files = _open_folder(source) if source.is_dir() else open_pipeline_database(source)
         self.n_files = len(self._files) if source.is_dir() else 1
         """Number of files that are read."""

@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from panic_tda.errors import BadInput, DatabaseError, InvalidParameter, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schema.tables import Invocation
@@ -479,6 +480,8 @@ def test_batches_of_other_sizes_are_refused(tmp_path: Path, database: Database, 
     path = write(tmp_path / "a.parquet", columns(3, embedding_model=["A"] * 3))
     with pytest.raises(InvalidParameter, match=f"batch_rows must be from 1 to 32,768; got {batch_rows}"):
         import_embeddings([path], database, batch_rows=batch_rows)
+    with pytest.raises(InvalidParameter):
+        EmbeddingFile(path, batch_rows=batch_rows)
 
 
 def test_row_numbers_count_over_batches(tmp_path: Path, database: Database) -> None:
