@@ -34,6 +34,10 @@ class Interruptible(Protocol):
 interruptible: WeakSet[Interruptible] = WeakSet()
 """Objects that are interrupted after a signal; code that creates such an object adds it."""
 
+received_signals: set[int] = set()
+"""Signals whose handler ran. Some native calls drop the exception of a handler, and an interrupted import or
+constructor leaves a module or an object incomplete: errors that follow are caused by the signal."""
+
 _n_rescues = 0
 
 
@@ -98,20 +102,24 @@ def watch_signals(numbers: set[signal.Signals], end_process: Callable[[int], Non
 
 @contextlib.contextmanager
 def _detect_dropped_exceptions(dropped: threading.Event) -> Iterator[None]:
-    """Set `dropped` if Python discards the exception of a handler, instead of printing a traceback."""
+    """Set `dropped` if Python discards the exception of a handler, instead of printing a traceback.
+
+    After a signal, errors of finalizers are not printed either, until the process ends.
+    """
     previous = sys.unraisablehook
 
     def note(unraisable: sys.UnraisableHookArgs) -> None:
         if issubclass(unraisable.exc_type, (KeyboardInterrupt, SystemExit)):
             dropped.set()
-        else:
+        elif not received_signals:
             previous(unraisable)
 
     sys.unraisablehook = note
     try:
         yield
     finally:
-        sys.unraisablehook = previous
+        if not received_signals:
+            sys.unraisablehook = previous
 
 
 def _interrupt_all() -> None:

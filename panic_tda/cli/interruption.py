@@ -15,15 +15,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from panic_tda.interrupts import watch_signals
+from panic_tda.interrupts import received_signals, watch_signals
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _CALLBACK_SECONDS = 0.5
 _CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
-
-received_signals: set[int] = set()
-"""Signals whose handler ran. Some native calls drop the exception of a handler, and an interrupted import
-leaves a module incomplete: errors that follow are caused by the signal."""
 
 exit_callbacks: list[Callable[[], None]] = []
 """Functions that log the state of the work before the process is ended."""

@@ -5,28 +5,23 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
-from tests import processes
 from tests.conftest import MakeFile
-from tests.device_work import wait_for
 from tests.faults.runs import (
     FIT_MODELS,
     PLAN,
-    SECONDS,
-    environment,
     file_of_models,
     find_leftover_files,
     require_complete,
     run,
 )
 from tests.field_files import FieldSpec, write_field_file
-from tests.snapshots import REPOSITORY, snapshot
+from tests.snapshots import snapshot
 
 CODES = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 NEVER, SOON = 1e6, 0.2
@@ -159,7 +154,7 @@ planning.read_row_sample = swallow
 """
 WORK = {
     "plan": (PLAN, {"module": "insight.planning", "name": "read_row_sample"}, CODES[1]),
-    "cluster": (FIT_MODELS, {"module": "clustering_manager", "name": "load_embeddings"}, CODES[0]),
+    "cluster": (FIT_MODELS, {"module": "model_fits", "name": "load_embeddings"}, CODES[0]),
 }
 
 
@@ -224,6 +219,39 @@ def test_a_process_that_survives_its_signal_handler_is_ended(many_models: Path) 
     assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
 
 
+HALF_MADE = """
+import os
+from panic_tda import model_fits
+load = model_fits.load_embeddings
+
+class HalfMade:
+    def __init__(self):
+        os.kill(os.getpid(), {number:d})
+        sum(range(10_000))
+        self.pointer = 0
+
+    def __del__(self):
+        self.pointer
+
+def signalled(*arguments, **settings):
+    HalfMade()
+    return load(*arguments, **settings)
+
+model_fits.load_embeddings = signalled
+"""
+
+
+def test_an_object_that_a_signal_left_half_made_prints_no_traceback(many_models: Path) -> None:
+    """Objects of llvmlite are such while code is compiled."""
+    number, code, word = CODES[0]
+    result = run(
+        many_models, FIT_MODELS, code=START.format(grace=NEVER, body=HALF_MADE.format(number=number))
+    )
+    assert result.code == code, result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("name", WORK)
 def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: str) -> None:
     """Between models the time is spent in many short steps of Python.
@@ -246,27 +274,3 @@ def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: 
             ended += 1
             assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert ended
-
-
-POOL = """
-import sys
-from panic_tda.devices import pool
-from tests.device_work import tell
-# It goes of its own accord, and not because it is killed at last.
-pool.GRACE_SECONDS = 1e6
-try:
-    pool.run_on_devices(tell, [("deaf", sys.argv[1])], {"device 0": {}})
-except KeyboardInterrupt:
-    print("ended")
-"""
-
-
-def test_a_device_process_that_ignores_signals_is_ended_too(tmp_path: Path) -> None:
-    """The command waited half a minute for it before it kept a result."""
-    beginning = tmp_path / "begun"
-    command = [sys.executable, "-c", POOL, str(beginning)]
-    with processes.started(command, cwd=REPOSITORY, env=environment()) as process:
-        wait_for(beginning.exists)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=SECONDS)
-    assert (process.returncode, stdout) == (0, "ended\n"), stderr
