@@ -225,8 +225,8 @@ class Resources:
     discard_checkpoints : bool
         Whether states of these models from earlier runs, with any parameters, are removed first.
     devices : tuple of int or None
-        Numbers of the visible CUDA devices on which models are clustered. An empty tuple disables CUDA, and
-        None uses all devices.
+        Numbers of the visible CUDA devices on which models are clustered, each with a Dask worker unless it
+        is the first one alone. An empty tuple disables CUDA, and None uses all devices.
     keep_tree : bool
         Whether the spanning tree is stored with the result, some 20 bytes per row, so that the clusters can
         be cut again without a new fit.

@@ -1,10 +1,11 @@
-"""Work for the processes of `devices/test_pool.py`, which import it by name."""
+"""Work for the processes of `clustering/test_dask_models.py`, which import it by name."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,25 +31,14 @@ def tell(task: tuple[str, Any], progress: Progress) -> Any:
     word, content = task
     progress.phase(word, total=2)
     progress.advance(1)
+    if word == "give_up":
+        report_failure(progress)
+        return content
     return globals()[f"_{word}"](content)
-
-
-def give_up(task: str, progress: Progress) -> str:
-    """Begin a phase and report that it failed."""
-    progress.phase(task)
-    report_failure(progress)
-    return task
 
 
 def _square(number: int) -> tuple[int, int, str]:
     return number * number, os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
-
-
-def _print(text: str) -> str:
-    # Libraries print, and read what is typed; neither may reach the pipes.
-    print(text, flush=True)  # noqa: T201
-    os.write(1, text.encode())
-    return os.read(0, 10).decode()
 
 
 def _raise(text: str) -> None:
@@ -64,11 +54,7 @@ def _deaf(path: str) -> None:
 
 
 def _unpicklable(_content: None) -> Any:
-    return lambda: None
-
-
-def _exit(status: int) -> None:
-    os._exit(status)
+    return threading.Lock()
 
 
 def _kill(number: int) -> None:
@@ -87,22 +73,6 @@ def _meet(folder: tuple[str, int, int]) -> list[str]:
     Path(place, str(own)).touch()
     wait_for(lambda: len(os.listdir(place)) >= others)
     return sorted(os.listdir(place))
-
-
-def _sleep(place: str) -> None:
-    """Report the start of a sleep, and the signal that ends it."""
-    try:
-        Path(place, f"asleep-{os.getpid()}").touch()
-        time.sleep(SECONDS)
-    except SystemExit:
-        _log.warning("kept in %s", place)
-        raise
-
-
-def _stubborn(place: str) -> None:
-    """Ignore signals, like a long call into a library."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _sleep(place)
 
 
 def _chatty(place: str) -> None:

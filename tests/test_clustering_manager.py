@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from panic_tda import clustering_manager, parameters
+from panic_tda import model_fits, parameters
 from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering_manager import (
     cluster_all_data,
@@ -356,7 +356,7 @@ def test_an_unexpected_failure_of_one_model_leaves_the_others_saved(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
-    cluster_rows = clustering_manager.cluster_rows
+    cluster_rows = model_fits.cluster_rows
     errors = iter([ZeroDivisionError("division by zero"), MemoryError("12 GiB"), None])
 
     def failing(*arguments: Any, **options: Any) -> Any:
@@ -364,7 +364,7 @@ def test_an_unexpected_failure_of_one_model_leaves_the_others_saved(
             raise error
         return cluster_rows(*arguments, **options)
 
-    monkeypatch.setattr(clustering_manager, "cluster_rows", failing)
+    monkeypatch.setattr(model_fits, "cluster_rows", failing)
     with caplog.at_level(logging.DEBUG, "panic_tda"):
         outcomes = by_model(cluster_all_data(file.database))
     assert outcomes["A"].reason == "unexpected ZeroDivisionError: division by zero"
@@ -484,13 +484,13 @@ def test_a_locked_file_is_refused_before_computing(
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Do something to the database while the rows are being clustered."""
-    cluster_rows = clustering_manager.cluster_rows
+    cluster_rows = model_fits.cluster_rows
 
     def during(*arguments: Any, **options: Any) -> Any:
         act()
         return cluster_rows(*arguments, **options)
 
-    monkeypatch.setattr(clustering_manager, "cluster_rows", during)
+    monkeypatch.setattr(model_fits, "cluster_rows", during)
 
 
 def write_meanwhile(file: UpgradedFile, sql: str) -> Callable[[], None]:
@@ -558,10 +558,10 @@ def test_a_lock_during_saving_makes_the_result_a_pending_file(
 LIMITED = """
 import json, resource, sys
 from dataclasses import asdict
-from panic_tda import clustering_manager
+from panic_tda import clustering_manager, model_fits
 from panic_tda.parameters import Resources
 limit = int(sys.argv[2])
-whole = clustering_manager.cluster_rows
+whole = model_fits.cluster_rows
 
 def limited(*arguments, **options):
     found = whole(*arguments, **options)
@@ -569,7 +569,7 @@ def limited(*arguments, **options):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return found
 
-clustering_manager.cluster_rows = limited
+model_fits.cluster_rows = limited
 outcomes = clustering_manager.cluster_all_data(sys.argv[1], resources=Resources(keep_neighbours=0))
 print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
 """

@@ -1,7 +1,6 @@
-"""Test models shared among devices: one process for each, one database, results as they finish.
+"""Test models on several devices: workers that share each model, or have one each.
 
-How many devices there are is the only thing invented here: the processes are real, find no device, and
-cluster on the processor.
+The devices are invented (`stand_in_worker`, `stand_in_device`); the processes are real.
 """
 
 from __future__ import annotations
@@ -24,38 +23,54 @@ import pytest
 from click.testing import CliRunner
 
 from panic_tda.cli.parsing import parse_devices
+from panic_tda.clustering import backends, dask_executor, dask_workers
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.devices import cuda
-from panic_tda.devices import pool as device_pool
-from panic_tda.errors import InvalidParameter
+from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
+from tests import stand_in_device
 from tests.conftest import MakeFile, UpgradedFile
 from tests.device_work import SECONDS, wait_for
 from tests.field_files import FieldSpec
 from tests.processes import started
 from tests.snapshots import REPOSITORY, opened, snapshot
 
+dask = pytest.importorskip("dask", reason="the extra dask is not installed")
+pytest.importorskip("distributed", reason="the extra dask is not installed")
+pytestmark = pytest.mark.xdist_group("dask")
 MODELS = ("A", "B", "C", "D")
 SPEC = FieldSpec(runs=6, length=40, dimensions=16, text_models=MODELS)
-# `auto` would take scikit-learn for so few rows, whose models stay in one process.
-TILED = ClusteringParameters(backend="tiled")
+TILED, ONE_EACH = ClusteringParameters(backend="tiled"), ClusteringParameters(backend="cuml")
 
 
 @pytest.fixture(autouse=True)
 def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "count", lambda: 2)
     monkeypatch.delenv(cuda.VISIBLE, raising=False)
+    monkeypatch.setitem(backends.MODULES, "cuml", backends.MODULES["tiled"])
+    monkeypatch.setattr(dask_executor, "CONNECT_SECONDS", SECONDS)
+
+
+@pytest.fixture
+def stand_ins() -> Iterator[None]:
+    with dask.config.set(stand_in_device.PRELOAD):
+        yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_running() -> Iterator[None]:
-    before = set(psutil.Process().children())
+    before = find_workers()
     yield
-    assert set(psutil.Process().children()) <= before
+    assert find_workers() <= before
+
+
+def find_workers(process: psutil.Process | None = None) -> set[psutil.Process]:
+    children = (process or psutil.Process()).children(recursive=True)
+    return {child for child in children if "spawn_main" in " ".join(child.cmdline())}
 
 
 class Listener:
@@ -81,15 +96,6 @@ class Lock:
         self.connection.close()
 
 
-def worker_of(device: str) -> psutil.Process:
-    (child_process,) = (
-        child
-        for child in psutil.Process().children()
-        if child.environ().get("CUDA_VISIBLE_DEVICES") == device.removeprefix("device ")
-    )
-    return child_process
-
-
 def stored(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Assignments by model."""
     connection = sqlite3.connect(path)
@@ -108,8 +114,27 @@ def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
     return {outcome.embedding_model: outcome for outcome in outcomes}
 
 
-def test_several_devices_store_the_same_as_one_process_and_begin_with_the_largest_models(
-    upgraded: MakeFile,
+def test_workers_with_a_device_each_share_every_model(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, second_file = upgraded(SPEC), upgraded(SPEC, "other.sqlite")
+    heard: list[str] = []
+    with (
+        caplog.at_level(logging.INFO, "panic_tda"),
+        dask.config.set({"distributed.worker.preload": ["tests.stand_in_worker"]}),
+    ):
+        outcomes = cluster_all_data(file.path, progress=Listener(heard.append))
+    alone = cluster_all_data(second_file.path, parameters=TILED, resources=Resources(devices=(0,)))
+    assert {outcome.status for outcome in outcomes} == {CLUSTERED}
+    assert len(outcomes) == len(alone) == len(MODELS)
+    assert stored(file.path) == stored(second_file.path)
+    assert "2 worker processes of this machine: 2 slots on CUDA devices" in caplog.text
+    # One after the other.
+    assert [name for name in heard if name.endswith(": save")] == [f"{model}: save" for model in MODELS]
+
+
+def test_each_device_has_a_model_of_its_own_where_the_backend_takes_one(
+    upgraded: MakeFile, stand_ins: None
 ) -> None:
     file, second_file = upgraded(SPEC), upgraded(SPEC, "other.sqlite")
     for path in (file.path, second_file.path):
@@ -117,7 +142,7 @@ def test_several_devices_store_the_same_as_one_process_and_begin_with_the_larges
             connection.execute("DELETE FROM embedding WHERE embedding_model IN ('A', 'B') AND rowid % 2")
     models = ["B", "D", "C", "A"]
     heard: list[str] = []
-    outcomes = cluster_all_data(file.path, models, parameters=TILED, progress=Listener(heard.append))
+    outcomes = cluster_all_data(file.path, models, parameters=ONE_EACH, progress=Listener(heard.append))
     alone = cluster_all_data(second_file.path, models, parameters=TILED, resources=Resources(devices=(0,)))
     assert [outcome.embedding_model for outcome in outcomes] == models
     assert {outcome.status for outcome in outcomes} == {CLUSTERED}
@@ -136,80 +161,63 @@ def test_several_devices_store_the_same_as_one_process_and_begin_with_the_larges
     assert not file.path.with_name(f"{file.path.name}.panic-tda").exists()
 
 
-def test_a_killed_process_fails_its_own_model_only_and_two_save_at_once(
-    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+def test_a_killed_process_fails_its_own_model_only(
+    upgraded: MakeFile, stand_ins: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(SPEC)
-    locks: list[Lock] = []
-    killed: list[tuple[str, int]] = []
-    saving: set[str] = set()
-
-    def hear(name: str) -> None:
-        # Before any process starts, so that none can have saved.
-        if name == "count embeddings":
-            locks.append(Lock(file.path))
-        if name.endswith(": save"):
-            device, model, _ = name.split(": ")
-            if not killed:
-                # It waits for the lock, so that it dies before it has saved.
-                worker = worker_of(device)
-                worker.kill()
-                killed.append((model, worker.pid))
-            else:
-                saving.add(device)
-                if saving == {"device 0", "device 1"}:
-                    locks[0].release()
-
-    outcomes = by_model(cluster_all_data(file.path, parameters=TILED, progress=Listener(hear)))
-    ((lost, _),) = killed
-    assert outcomes[lost].status == FAILED
-    assert outcomes[lost].reason is not None
-    assert "was ended by SIGKILL, as the system does when memory runs out" in outcomes[lost].reason
-    assert f"{lost} failed: its process on device" in caplog.text
-    others = set(MODELS) - {lost}
+    monkeypatch.setenv(stand_in_device.ENDS, "B")
+    outcomes = by_model(cluster_all_data(file.path, parameters=ONE_EACH))
+    assert outcomes["B"].status == FAILED
+    assert outcomes["B"].reason is not None
+    assert re.fullmatch(
+        r"its process on device [01] was ended, as the system does when memory runs out", outcomes["B"].reason
+    )
+    assert "B failed: its process on device" in caplog.text
+    others = set(MODELS) - {"B"}
     assert {outcomes[model].status for model in others} == {CLUSTERED}
     assert set(stored(file.path)) == others
-    # The state of the killed one is kept, and the same command goes on from it.
-    folder = file.path.with_name(f"{file.path.name}.panic-tda")
-    assert [path.name for path in folder.iterdir()] == [lost]
-    assert cluster_all_data(file.path, [lost], parameters=TILED)[0].status == CLUSTERED
-    assert set(stored(file.path)) == set(MODELS)
-    assert not folder.exists()
 
 
-def test_one_model_or_one_device_needs_no_other_process(
-    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_one_device_clusters_whole_models(
+    upgraded: MakeFile, stand_ins: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(SPEC)
-    caplog.set_level(logging.INFO, "panic_tda")
-
-    def forbidden(*_words: object, **_more: object) -> None:
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(device_pool, "run_on_devices", forbidden)
-    for models, devices in ((["A"], None), (MODELS, (0,)), (MODELS, ()), (["A"], (0, 1))):
-        outcomes = cluster_all_data(file.path, models, parameters=TILED, resources=Resources(devices=devices))
-        assert {outcome.status for outcome in outcomes} == {CLUSTERED}
-    # Once for each time that a device is left over.
-    assert caplog.text.count("1 of 2 CUDA devices are used, one for each model; with --workers 2, ") == 2
-    outcomes = cluster_all_data(file.path, parameters=ClusteringParameters(backend="sklearn"))
-    assert {outcome.status for outcome in outcomes} == {CLUSTERED}
-
-
-def test_a_device_that_is_not_the_first_gets_a_process_of_its_own(upgraded: MakeFile) -> None:
-    file = upgraded(SPEC)
     folder = file.path.with_name(f"{file.path.name}.panic-tda")
-    loading: list[tuple[str, bool]] = []
+    loading: list[str] = []
 
     def hear(name: str) -> None:
         if name.endswith(": load"):
-            loading.append((name, folder.exists()))
+            loading.append(name)
 
-    resources = Resources(devices=(1,))
-    cluster_all_data(file.path, ["A", "B"], parameters=TILED, resources=resources, progress=Listener(hear))
-    # The models' common folder stays until all are done: another process may be making its own in it.
-    assert loading == [("device 1: A: load", False), ("device 1: B: load", True)]
-    assert not folder.exists()
+    for parameters, devices in ((TILED, (1,)), (TILED, (0,)), (TILED, ()), (ONE_EACH, (1, 0))):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "panic_tda"):
+            outcomes = cluster_all_data(
+                file.path,
+                MODELS[: 1 if devices == (1, 0) else 2],
+                parameters=parameters,
+                resources=Resources(devices=devices),
+                progress=Listener(hear),
+            )
+        assert {outcome.status for outcome in outcomes} == {CLUSTERED}
+        assert not folder.exists()
+        left_out = "1 of 2 CUDA devices are used, because backend cuml takes one for a model"
+        assert (left_out in caplog.text) == (devices == (1, 0))
+    here = ["A: load", "B: load"] * 2
+    assert loading == ["device 1: A: load", "device 1: B: load", *here, "device 1: A: load"]
+
+
+def test_without_dask_one_device_is_used(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = upgraded(SPEC)
+    monkeypatch.setattr(dask_workers.importlib.util, "find_spec", lambda _name: None)
+    (outcome,) = cluster_all_data(file.path, ["A"], parameters=TILED)
+    assert outcome.status == CLUSTERED
+    assert "1 of 2 CUDA devices is used: Dask is not installed: pip install '.[dask]'" in caplog.text
+    for devices in ((1,), (0, 1)):
+        with pytest.raises(UnsupportedOnBackend, match="Dask is not installed"):
+            cluster_all_data(file.path, ["A"], parameters=TILED, resources=Resources(devices=devices))
 
 
 def test_without_devices_cuda_is_disabled(upgraded: MakeFile) -> None:
@@ -249,16 +257,21 @@ def test_invalid_device_lists_are_refused(text: str) -> None:
 # ---------------------------------------------------------------------------- as a command
 
 COMMAND = """
+import dask
 from panic_tda.devices import cuda
-cuda.count = lambda: 2
 from panic_tda.main import main
-main(prog_name="panic-tda")
+from tests import stand_in_device
+if __name__ == "__main__":
+    dask.config.set(stand_in_device.PRELOAD)
+    stand_in_device.replace_cuml()
+    cuda.count = lambda: 2
+    main(prog_name="panic-tda")
 """
 
 
 def command(file: UpgradedFile, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
     return started(
-        [sys.executable, "-c", COMMAND, "cluster-embeddings", "--backend", "tiled", *words],
+        [sys.executable, "-c", COMMAND, "cluster-embeddings", "--backend", "cuml", *words],
         cwd=file.path.parent,
         env=os.environ
         | {"PYTHONPATH": str(REPOSITORY), "PANIC_TDA_DB": str(file.path), "OMP_NUM_THREADS": "1"},
@@ -299,43 +312,33 @@ def test_the_command_refuses_wrong_devices(upgraded: MakeFile, words: tuple[str,
     assert "devices" in result.stderr
 
 
-def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(upgraded: MakeFile) -> None:
+def test_a_signal_ends_the_processes_and_keeps_what_was_computed(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
     before = snapshot(file.path)
     with command(file, "-v") as process:
         assert process.stderr is not None
         text, lock = "", None
-        # Both have computed, and wait for the lock to save.
-        while not ("device 0: " in text and len(re.findall(r"device [01]: [A-D]: save …", text)) == 2):
+        # A result waits for the lock.
+        while not re.search(r"[A-D]: save …", text):
             text += (line := process.stderr.readline())
             assert line, text
             lock = lock or Lock(file.path)
-        workers = psutil.Process(process.pid).children()
-        wait_for(lambda: all(_has_open(worker, file.path) for worker in workers))
+        workers = find_workers(psutil.Process(process.pid))
         process.send_signal(signal.SIGTERM)
-        while "for the processes to stop" not in line:
-            line = process.stderr.readline()
-            assert line
-        assert lock is not None
-        lock.release()
-        # What was read along with that line is in the buffer, which `communicate` would pass by.
         stderr = process.stderr.read()
         process.wait(timeout=SECONDS)
+        assert lock is not None
+        lock.release()
     assert process.returncode == 143, stderr
     assert "terminated; nothing unfinished is in the database" in stderr
     assert "Traceback" not in stderr
-    assert len(workers) == 2
-    assert not any(map(_runs, workers))
+    assert workers
+    wait_for(lambda: not any(map(_runs, workers)))
     assert snapshot(file.path) == before
-    # What was computed is kept, and they said where.
-    pending_files = pending.find_pending(file.database)
-    assert len(pending_files) == 2
-    assert all(str(path) in stderr for path in pending_files), stderr
-    assert len(save_pending(file.database)) == 2
-
-
-def _has_open(process: psutil.Process, path: Path) -> bool:
-    return any(Path(opened.path) == path for opened in process.open_files())
+    # What was computed is kept, and it said where.
+    (pending_file,) = pending.find_pending(file.database)
+    assert str(pending_file) in stderr
+    assert len(save_pending(file.database)) == 1
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -825,13 +825,13 @@ def test_verbose_and_quiet_change_what_is_logged(upgraded: MakeFile, tmp_path: P
 
 
 def test_tracebacks_go_to_the_log_file_only(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    from panic_tda import clustering_manager
+    from panic_tda import model_fits
     from panic_tda.storage.read import results
 
     def broken(*_arguments: object, **_options: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(clustering_manager, "cluster_rows", broken)
+    monkeypatch.setattr(model_fits, "cluster_rows", broken)
     file = upgraded()
     message = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
     assert "unexpected ZeroDivisionError: a fault of ours" in message

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from panic_tda.clustering import dask_executor
+from panic_tda.clustering import dask_executor, dask_workers
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter
 from panic_tda.files.importing import import_embeddings
@@ -132,7 +132,7 @@ def test_workers_that_cannot_use_their_devices_are_refused(
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dask_executor.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(dask_workers.importlib.util, "find_spec", lambda _name: None)
     database = open_database(tmp_path / "empty.sqlite", create=True)
     result = CliRunner().invoke(main, ["cluster-embeddings", "--db", str(database), "--workers", "2"])
     assert result.exit_code == 1

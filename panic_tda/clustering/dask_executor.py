@@ -1,172 +1,37 @@
 """The executor that runs tasks on Dask workers: processes of this machine, or of any cluster.
 
-Only this module uses `distributed`. Dask runs a task of a lost worker again on another one; a task that was
+Only the modules `dask_*` use Dask. It runs a task of a lost worker again on another one; a task that was
 running on several lost workers is given up (`allowed-failures` in Dask's configuration).
-
-A worker with one thread computes on the CUDA device that it sees: `start_workers` gives each process a
-device, and `connect` finds out which workers have one. dask-cuda also starts such workers, with pools and
-spilling of device memory that tasks do not need.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
-import os
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from panic_tda.clustering import worker_checks as checks
-from panic_tda.clustering.executor import TASKS_PER_SLOT, Executor, Result, Task
-from panic_tda.clustering.worker_checks import describe_error
+from panic_tda.clustering.executor import TASKS_PER_SLOT, Result, Task
 from panic_tda.devices.machine import keep_freed_memory
 from panic_tda.disk import free_text
-from panic_tda.errors import MissingPath, UnsupportedOnBackend, WorkersFailed
-from panic_tda.wording import install_extra, pluralize
+from panic_tda.errors import WorkersFailed
+from panic_tda.wording import pluralize
 
 CONNECT_SECONDS = 30.0
 _POLL_SECONDS, _ASK_AGAIN_SECONDS = 5.0, 0.2
-_RESTART_SECONDS = 600
 _UNLOADABLE = "deserialization of the task graph"
 """Part of the message of Dask's error for a scheduler that cannot import what a task needs."""
 _IDLE_POLLS = 12
 """Polls without a worker between two warnings."""
 
 _log = logging.getLogger(__name__)
-
-
-def unavailable_reason() -> str | None:
-    """Explain in one line why no Dask workers can be used here, with the remedy; return None if they can."""
-    if importlib.util.find_spec("distributed") is None:
-        return f"Dask is not installed: {install_extra('dask')}"
-    return None
-
-
-@contextlib.contextmanager
-def start_workers(
-    n_workers: int, environments: Sequence[Mapping[str, str]] | None = None
-) -> Iterator[Executor]:
-    """Start worker processes on this machine, and stop them at the end of the block.
-
-    Parameters
-    ----------
-    n_workers : int
-        Number of processes.
-    environments : sequence of mapping, optional
-        The environment variables with which each process sees one CUDA device, on which it then computes.
-
-    Raises
-    ------
-    UnsupportedOnBackend
-        Dask is not installed.
-    WorkersFailed
-        The processes cannot be started, or cannot use their devices.
-    """
-    distributed = _import_dask()
-    import dask
-
-    is_encrypted = importlib.util.find_spec("cryptography") is not None
-    if not is_encrypted:
-        _log.info(
-            "the worker processes listen on 127.0.0.1 without TLS, so that other users of this machine could "
-            "reach them; install cryptography if there are any"
-        )
-    settings: dict[str, Any] = {
-        "security": is_encrypted or None,
-        "n_workers": n_workers,
-        "threads_per_worker": 1,
-        "processes": True,
-        "host": "127.0.0.1",
-        "dashboard_address": "127.0.0.1:0",
-        # Dask would end a process at 95 % of its limit. The memory of this machine is checked before a fit.
-        "memory_limit": None,
-        "silence_logs": logging.ERROR,
-    }
-    if environments is not None:
-        settings["worker_class"] = partial(_start_nanny, environments=environments)
-    configuration = {
-        # A killed process is started again. On a busy machine that takes longer than the 15 s after which
-        # Dask would give it up.
-        "distributed.deploy.lost-worker-timeout": _RESTART_SECONDS,
-        # Dask looks at what runs 100 times a second, and at itself 50 times. Without, a worker takes 1 % of a
-        # core beside its tasks instead of 3 %, and this process 2 % instead of 5 %.
-        "distributed.worker.profile.enabled": False,
-        "distributed.admin.tick.interval": "500ms",
-    }
-    with dask.config.set(configuration), contextlib.ExitStack() as stack:
-        try:
-            with _ignored_interrupts():
-                cluster = stack.enter_context(distributed.LocalCluster(**settings))
-            client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
-            client.wait_for_workers(n_workers, timeout=CONNECT_SECONDS + 2 * n_workers)
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise WorkersFailed(
-                f"{n_workers} worker processes could not be started here ({describe_error(error)}): set a "
-                "smaller --workers. A script that starts workers must do so below "
-                '`if __name__ == "__main__":`'
-            ) from error
-        executor = DaskExecutor(
-            client, f"{n_workers} worker processes of this machine", use_devices=bool(environments)
-        )
-        if environments and not executor.on_device:
-            executor.require_devices()
-        yield executor
-
-
-@contextlib.contextmanager
-def connect(scheduler: str, *, use_devices: bool = True) -> Iterator[Executor]:
-    """Connect to a scheduler that runs already, and disconnect at the end of the block.
-
-    Parameters
-    ----------
-    scheduler : str
-        Its address, such as tcp://host:8786, or the path of its scheduler file.
-    use_devices : bool
-        Whether workers compute on their CUDA devices, if every worker has one.
-
-    Raises
-    ------
-    UnsupportedOnBackend
-        Dask is not installed.
-    MissingPath
-        There is no such file.
-    WorkersFailed
-        Nobody answers, there is no worker, or the workers have other versions.
-    """
-    distributed = _import_dask()
-    target: dict[str, Any] = {"address": scheduler}
-    if "://" not in scheduler and (os.sep in scheduler or scheduler.endswith(".json")):
-        if not os.path.isfile(scheduler):
-            raise MissingPath(f"there is no scheduler file {scheduler}: start `dask scheduler` with it first")
-        target = {"scheduler_file": scheduler}
-    try:
-        client = distributed.Client(**target, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TimeoutError, TypeError, RuntimeError) as error:
-        # TypeError and RuntimeError: an address with TLS, and no certificates in Dask's configuration.
-        remedy = "start one with `dask scheduler`, and workers with `dask worker`"
-        if isinstance(error, TypeError | RuntimeError):
-            remedy = "set the certificates of its TLS in Dask's configuration, as on the hosts of the cluster"
-        raise WorkersFailed(
-            f"no scheduler answers at {scheduler} ({describe_error(error)}): {remedy}"
-        ) from error
-    with contextlib.closing(client):
-        try:
-            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-        except TimeoutError as error:
-            raise WorkersFailed(
-                f"the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler}`"
-            ) from error
-        yield DaskExecutor(client, f"the workers of {scheduler}", use_devices=use_devices)
 
 
 class DaskExecutor:
@@ -199,7 +64,8 @@ class DaskExecutor:
         self.on_device = use_devices and checks.have_devices(self._ask_workers(checks.describe_device))
         place = "on CUDA devices" if self.on_device else "on processors"
         dashboard = client.dashboard_link or "not available"
-        _log.info("%s: %d slots %s; dashboard %s", name, self.slots, place, dashboard)
+        slots = f"{self.slots} {pluralize(self.slots, 'slot')}"
+        _log.info("%s: %s %s; dashboard %s", name, slots, place, dashboard)
 
     @property
     def slots(self) -> int:
@@ -369,36 +235,6 @@ def _run_task(work: Callable[[Task], Result], task: Task) -> Result:
     return work(task)
 
 
-def _start_nanny(
-    scheduler: str, *, name: int, environments: Sequence[Mapping[str, str]], **settings: Any
-) -> Any:
-    """Start a worker process, and start it again if it ends, with environment variables of its own."""
-    from distributed import Nanny
-
-    return Nanny(scheduler, **settings | {"name": name, "env": dict(environments[name])})
-
-
 def _describe_rate(n_tasks: int, began: float) -> str:
     rate = n_tasks / max(time.monotonic() - began, 1e-3)
     return f"{rate:.1f} tasks/s" if rate >= 1 else f"{60 * rate:.1f} tasks/min"
-
-
-def _import_dask() -> Any:
-    if (reason := unavailable_reason()) is not None:
-        raise UnsupportedOnBackend(reason)
-    import distributed
-
-    return distributed
-
-
-@contextlib.contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C, which a terminal sends to all: this process stops them itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)

@@ -82,7 +82,7 @@ _UNCHANGED = "[default: as in the clustering]"
 @_machine(
     "--devices",
     metavar="N,…|none",
-    help="CUDA devices by number, each with one model at a time, or none.  [default: all]",
+    help="CUDA devices by number, each with a Dask worker if there are several, or none.  [default: all]",
 )
 @_machine(
     "--workers",

@@ -137,9 +137,9 @@ def _print_workers_plan(
     from panic_tda.insight import scaling
 
     if scheduler is not None:
-        from panic_tda.clustering import dask_executor
+        from panic_tda.clustering import dask_workers
 
-        with dask_executor.connect(scheduler, use_devices=False) as executor:
+        with dask_workers.connect(scheduler, use_devices=False) as executor:
             workers = executor.slots
     with display.make_progress(ended=logging.DEBUG) as progress:
         plan = scaling.plan_workers(

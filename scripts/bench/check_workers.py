@@ -33,7 +33,7 @@ from bench import read_parquet
 from bench_data import trajectories_at_once
 from million import CAPTIONS
 
-from panic_tda.clustering import dask_executor
+from panic_tda.clustering import dask_workers
 from panic_tda.clustering.phases import PASSES
 from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.recipe import cluster_rows
@@ -162,7 +162,7 @@ def _run_round(rows: np.ndarray, counts: list[int], *, kill: bool) -> Round:
     times, is_same = {"threads": phases}, True
     for count in counts:
         name = f"{count} {'worker' if count == 1 else 'workers'}"
-        with dask_executor.start_workers(count) as executor:
+        with dask_workers.start_workers(count) as executor:
             # Twice, so that no worker is left out by chance.
             for _ in range(2):
                 _cluster(rows[:_WARM_ROWS], Silent(), executor)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from panic_tda import clustering_manager
+from panic_tda import model_fits
 from panic_tda.cli.display import Display
 from panic_tda.errors import SaveFailed
 from panic_tda.main import main
@@ -144,7 +144,7 @@ def test_a_failed_phase_is_not_logged_as_done(upgraded: MakeFile, monkeypatch: p
     def refuse(*_: object) -> None:
         raise SaveFailed("no room")
 
-    monkeypatch.setattr(clustering_manager, "save_or_write_pending", refuse)
+    monkeypatch.setattr(model_fits, "save_or_write_pending", refuse)
     result = CliRunner().invoke(main, ["cluster-embeddings", "--db", str(upgraded().path)])
     assert result.exit_code == 1
     log = result.stderr

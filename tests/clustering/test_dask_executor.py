@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 
 from panic_tda.cli.display import PhaseLog
-from panic_tda.clustering import dask_executor
+from panic_tda.clustering import dask_executor, dask_workers
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
@@ -100,7 +100,7 @@ def local() -> Iterator[Any]:
     """Start local workers that give up a task when it ends one of them."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        dask_executor.start_workers(1) as own,
+        dask_workers.start_workers(1) as own,
     ):
         yield own
 
@@ -208,7 +208,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from panic_tda.cli.display import PhaseLog
-from panic_tda.clustering import dask_executor
+from panic_tda.clustering import dask_executor, dask_workers
 from panic_tda.clustering.checkpoint import Checkpoint
 from tests.clustering.test_dask_executor import Watched, fit
 
@@ -218,7 +218,7 @@ def kill(n_results):
         os.kill(os.getpid(), signal.SIGKILL)
 
 folder = Path(sys.argv[1])
-with dask_executor.start_workers(1) as executor:
+with dask_workers.start_workers(1) as executor:
     checkpoint = Checkpoint(folder / "work", "rows", save_seconds=0)
     fit(np.load(folder / "rows.npy"), executor=Watched(executor, kill), checkpoint=checkpoint)
 """
@@ -261,7 +261,7 @@ class Cluster:
     @contextmanager
     def connect(self) -> Iterator[dask_executor.DaskExecutor]:
         merged = dask.config.merge(dask.config.config, self.config)
-        with dask.config.set(merged), dask_executor.connect(self.name) as executor:
+        with dask.config.set(merged), dask_workers.connect(self.name) as executor:
             yield executor
 
 
@@ -351,12 +351,12 @@ def test_nobody_at_an_address_and_no_file_are_told_apart(
     monkeypatch.setattr(dask_executor, "CONNECT_SECONDS", 0.5)
     with (
         pytest.raises(MissingPath, match=r"no scheduler file .*gone\.json"),
-        dask_executor.connect(str(tmp_path / "gone.json")),
+        dask_workers.connect(str(tmp_path / "gone.json")),
     ):
         pass
     with (
         pytest.raises(WorkersFailed, match=r"no scheduler answers at tcp://127\.0\.0\.1:9"),
-        dask_executor.connect("tcp://127.0.0.1:9"),
+        dask_workers.connect("tcp://127.0.0.1:9"),
     ):
         pass
 
@@ -450,7 +450,7 @@ def test_whoever_has_no_certificate_is_refused(cluster: Cluster) -> None:
     assert cluster.address.startswith("tls://")
     with (
         pytest.raises(WorkersFailed, match=r"no scheduler answers at tls://\S+ .*certificates"),
-        dask_executor.connect(cluster.address),
+        dask_workers.connect(cluster.address),
     ):
         pass
     arguments = ["plan-clustering", "--rows", "300", "--features", "8", "--scheduler", cluster.name, "--json"]

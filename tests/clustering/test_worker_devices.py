@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from panic_tda.clustering import dask_executor, worker_checks
+from panic_tda.clustering import dask_executor, dask_workers, worker_checks
 from panic_tda.clustering.tiled.device_blocks import KEPT_SHARE, open_cache
 from panic_tda.clustering.worker_checks import WorkerDevice
 from panic_tda.errors import WorkersFailed
@@ -28,7 +28,7 @@ def workers() -> Iterator[Any]:
     environments = [{"CUDA_VISIBLE_DEVICES": str(number)} for number in (3, 5)]
     with (
         dask.config.set({"distributed.worker.preload": ["tests.stand_in_worker"]}),
-        dask_executor.start_workers(2, environments) as executor,
+        dask_workers.start_workers(2, environments) as executor,
     ):
         yield executor
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from panic_tda import clustering_manager
+from panic_tda import model_fits
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import DatabaseError
 from panic_tda.main import main
@@ -35,7 +35,7 @@ NOBODY = 65534
 
 def cluster_meanwhile(file: UpgradedFile, *statements: str, remove: bool = False) -> Result:
     """Cluster by the command, and change the file by another connection between the fit and the saving."""
-    cluster_rows = clustering_manager.cluster_rows
+    cluster_rows = model_fits.cluster_rows
     with (
         closing(sqlite3.connect(file.path, isolation_level=None)) as writer,
         pytest.MonkeyPatch.context() as patch,
@@ -50,7 +50,7 @@ def cluster_meanwhile(file: UpgradedFile, *statements: str, remove: bool = False
                 file.path.unlink()
             return clustered_rows
 
-        patch.setattr(clustering_manager, "cluster_rows", cluster_and_change)
+        patch.setattr(model_fits, "cluster_rows", cluster_and_change)
         patch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.2)
         return CliRunner().invoke(main, [*FIT, "Nomic", "--db", str(file.path)])
 

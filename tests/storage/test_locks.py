@@ -24,8 +24,8 @@ COMMAND = [sys.executable, "-m", "panic_tda"]
 HELD_UP = """
 import sys, time
 from pathlib import Path
-from panic_tda import clustering_manager
-whole = clustering_manager.cluster_rows
+from panic_tda import model_fits
+whole = model_fits.cluster_rows
 
 def held_up(*arguments, **options):
     found = whole(*arguments, **options)
@@ -34,7 +34,7 @@ def held_up(*arguments, **options):
         time.sleep(0.01)
     return found
 
-clustering_manager.cluster_rows = held_up
+model_fits.cluster_rows = held_up
 from panic_tda.main import main
 main(prog_name="panic-tda")
 """

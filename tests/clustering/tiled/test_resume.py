@@ -17,7 +17,7 @@ from tests.snapshots import opened, run_python
 # fork of one process, which has loaded what they need and done nothing yet.
 RUNS = """
 import functools, json, os, signal, sys
-from panic_tda import clustering_manager
+from panic_tda import clustering_manager, model_fits
 from panic_tda.clustering import backends, recipe, warm_up
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.parameters import ClusteringParameters
@@ -34,7 +34,7 @@ class Killer:
         if self.name == self.last and self.left_here < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-clustering_manager.Checkpoint = functools.partial(Checkpoint, save_seconds=0)
+model_fits.Checkpoint = functools.partial(Checkpoint, save_seconds=0)
 backends.get_backend = lambda _name: engine.TiledBackend(engine.Settings(tile_rows=64))
 asked = ClusteringParameters(backend="tiled")
 # Load what is compiled.
