@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panic_tda.clustering import backends, dask_models
+from panic_tda.clustering import backends
 from panic_tda.clustering.executor_choice import Workers, choose_exact, choose_workers, open_executor
 from panic_tda.devices import cuda
 from panic_tda.disk import require_own_folder
@@ -192,6 +192,8 @@ def _spread_models(
     job: Job, censuses: Sequence[ModelCensus], devices: Sequence[int]
 ) -> dict[str, ModelOutcome]:
     """Cluster each model by a worker with a device of its own, and save the results in this process."""
+    from panic_tda.clustering import dask_models
+
     if len(censuses) < len(devices):
         _log.info(
             "%d of %d CUDA devices are used, because backend %s takes one for a model; tiled shares a model "

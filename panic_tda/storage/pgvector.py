@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.engine import Connection, Engine
 
 from panic_tda.errors import DatabaseError
@@ -28,12 +27,15 @@ _COLUMN_TYPE = sa.text(
     "FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
     "WHERE attrelid = to_regclass('embedding') AND attname = 'vector' AND NOT attisdropped"
 )
-# Without it, SQLAlchemy warns of an unknown type when it inspects the columns of a table.
-ischema_names.setdefault("vector", sa.LargeBinary)
 
 
 def read_as_bytes(engine: Engine) -> None:
     """Make every connection of an engine read columns of type `vector` as little-endian float32 bytes."""
+    # Commands on SQLite do not import the dialect.
+    from sqlalchemy.dialects.postgresql.base import ischema_names
+
+    # Without it, SQLAlchemy warns of an unknown type when it inspects the columns of a table.
+    ischema_names.setdefault("vector", sa.LargeBinary)
     event.listen(engine, "connect", _register_loaders)
 
 
