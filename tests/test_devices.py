@@ -207,6 +207,21 @@ def test_one_device_clusters_whole_models(
     assert loading == ["device 1: A: load", "device 1: B: load", *here, "device 1: A: load"]
 
 
+@pytest.mark.parametrize(
+    "parameters", [ClusteringParameters(backend="sklearn"), ClusteringParameters(metric="euclidean")]
+)
+def test_fits_on_the_processor_start_no_workers(upgraded: MakeFile, parameters: ClusteringParameters) -> None:
+    workers: set[psutil.Process] = set()
+    (outcome,) = cluster_all_data(
+        upgraded(SPEC).path,
+        ["A"],
+        parameters=parameters,
+        progress=Listener(lambda _name: workers.update(find_workers())),
+    )
+    assert outcome.status == CLUSTERED
+    assert not workers
+
+
 def test_without_dask_one_device_is_used(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from panic_tda.clustering import backends
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters, Resources
+from panic_tda.records import COSINE
 
 if TYPE_CHECKING:
     from panic_tda.clustering.executor import Executor
@@ -62,11 +63,12 @@ def choose_workers(resources: Resources, parameters: ClusteringParameters) -> Wo
     if resources.workers is not None:
         devices = _choose_worker_devices(resources.workers, resources.devices)
         return Workers(count=resources.workers, devices=devices, share_models=True)
-    # `cuda.choose` imports CuPy, which takes seconds and which these backends do not need.
-    if parameters.backend in backends.ON_HOST and not resources.devices:
+    # `cuda.choose` imports CuPy, which takes seconds and which fits on the processor do not need.
+    on_host = parameters.backend in backends.ON_HOST or parameters.metric != COSINE
+    if on_host and not resources.devices:
         return Workers()
     devices = cuda.choose(resources.devices)
-    if parameters.backend in backends.ON_HOST or not devices:
+    if on_host or not devices:
         return Workers()
     if devices == (0,) or (resources.devices is None and not _has_dask(len(devices))):
         # This process uses the first device anyway.
