@@ -50,6 +50,7 @@ SLOW = (
     "cli/test_terminal.py",
     "cli/test_trajectories.py",
     "clustering/test_dask_executor.py",
+    "clustering/test_dask_models.py",
     "clustering/test_euclidean.py",
     "clustering/test_hierarchy_peers.py",
     "clustering/test_prediction.py",
