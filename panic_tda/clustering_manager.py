@@ -202,8 +202,8 @@ def _spread_models(
             len(devices),
             job.parameters.backend,
         )
-    # The largest first, so that no device works on it alone at the end.
-    ordered = sorted(censuses, key=_estimate_work, reverse=True)
+    # With several devices the largest first, so that no device works on it alone at the end.
+    ordered = sorted(censuses, key=_estimate_work, reverse=len(devices) > 1)
     # A worker must not remove the common folder while another one creates its own in it.
     own = replace(job, resources=replace(job.resources, work_dir=job.root, devices=None))
     job.progress.phase("")
@@ -219,6 +219,8 @@ def _spread_models(
             if isinstance(fit, dask_models.Unfinished):
                 fit = report_without_result(census, FAILED, fit.reason)
             outcomes[census.model] = save_fit(own, census, fit)
+            # The devices have phases of their own, which do not end this one.
+            job.progress.phase("")
     if job.resources.work_dir is None:
         remove_empty_folders(job.root)
     return outcomes

@@ -31,6 +31,8 @@ _CONFIGURATION = {
     "distributed.scheduler.allowed-failures": 0,
     # A library may not let Dask's thread run for as long as a fit takes.
     "distributed.scheduler.worker-ttl": None,
+    # A process that cannot be started again must not be waited for without end.
+    "distributed.scheduler.no-workers-timeout": "10 minutes",
 }
 
 _log = logging.getLogger(__name__)
