@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from panic_tda.clustering import backends
 from panic_tda.clustering.executor_choice import Workers, choose_exact, choose_workers, open_executor
@@ -45,13 +44,7 @@ from panic_tda.storage.read.results import get_medoid_invocation as get_medoid_i
 from panic_tda.storage.read.results import list_clusterings as list_clusterings
 from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
 from panic_tda.storage.write.saving import require_savable
-from panic_tda.types import (
-    FAILED,
-    ModelOutcome,
-)
-
-if TYPE_CHECKING:
-    pass
+from panic_tda.types import FAILED, ModelOutcome
 
 _log = logging.getLogger(__name__)
 

@@ -561,10 +561,10 @@ from dataclasses import asdict
 from panic_tda import clustering_manager, model_fits
 from panic_tda.parameters import Resources
 limit = int(sys.argv[2])
-whole = model_fits.cluster_rows
+cluster_rows = model_fits.cluster_rows
 
 def limited(*arguments, **options):
-    found = whole(*arguments, **options)
+    found = cluster_rows(*arguments, **options)
     # From here on no file grows beyond the limit, as on a disk that is full.
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return found

@@ -31,7 +31,7 @@ class Workers:
     scheduler : str or None
         Scheduler whose workers are used.
     devices : tuple of int
-        CUDA devices of this machine: one for each worker, or that of this process; empty if none is used.
+        CUDA devices of this machine: one for each worker; empty if workers use none.
     share_models : bool
         Whether all workers work on each model. Otherwise each works on a model of its own.
     """
@@ -72,7 +72,7 @@ def choose_workers(resources: Resources, parameters: ClusteringParameters) -> Wo
         return Workers()
     if devices == (0,) or (resources.devices is None and not _has_dask(len(devices))):
         # This process uses the first device anyway.
-        return Workers(devices=(0,))
+        return Workers()
     _require_dask()
     # One worker computes a whole model, because to divide it takes time.
     share = len(devices) > 1 and parameters.backend in (backends.AUTO, backends.TILED)

@@ -25,10 +25,10 @@ HELD_UP = """
 import sys, time
 from pathlib import Path
 from panic_tda import model_fits
-whole = model_fits.cluster_rows
+cluster_rows = model_fits.cluster_rows
 
 def held_up(*arguments, **options):
-    found = whole(*arguments, **options)
+    found = cluster_rows(*arguments, **options)
     print("HERE NOW", file=sys.stderr, flush=True)
     while not Path("go on").exists():
         time.sleep(0.01)
